@@ -1,0 +1,37 @@
+"""What mypy must infer for the public API; mypy reads this file, nothing runs it."""
+
+from typing import assert_type
+
+import jax
+import jax.numpy as jnp
+
+import vernal as vn
+
+
+class Counter(vn.Module):
+    """A stateful layer as a user writes it."""
+
+    index: vn.nn.StateIndex[jax.Array]
+
+    def __init__(self) -> None:
+        self.index = vn.nn.StateIndex(jnp.array(0))
+
+
+class Affine(vn.Module):
+    """A Module with a generated ``__init__``."""
+
+    weight: jax.Array
+    name: str = vn.field(static=True, default="affine")
+
+
+counter, state = vn.nn.make_with_state(Counter)()
+assert_type(counter, Counter)
+assert_type(state, vn.nn.State)
+assert_type(state.get(counter.index), jax.Array)
+assert_type(state.set(counter.index, jnp.array(1)), vn.nn.State)
+assert_type(Affine(jnp.ones(2)), Affine)
+assert_type(Affine(jnp.ones(2), name="x").name, str)
+assert_type(vn.nn.inference_mode(counter), Counter)
+assert_type(vn.tree_at(lambda m: m.index, counter, None), Counter)
+assert_type(vn.nn.split_state(counter), tuple[Counter, vn.nn.State])
+assert_type(vn.nn.join_state(counter, state), Counter)

@@ -1,0 +1,72 @@
+"""Neural networks on JAX as immutable pytrees, with explicit state."""
+
+from . import errors as errors, nn as nn, typing as typing
+from ._module.abstract import (
+    AbstractClassVar as AbstractClassVar,
+    AbstractVar as AbstractVar,
+)
+from ._module.callables import (
+    Partial as Partial,
+    module_update_wrapper as module_update_wrapper,
+)
+from ._module.fields import field as field
+from ._module.module import Module as Module
+from ._transform.grad import (
+    filter_grad as filter_grad,
+    filter_value_and_grad as filter_value_and_grad,
+)
+from ._transform.jit import filter_jit as filter_jit
+from ._transform.trace import (
+    filter_eval_shape as filter_eval_shape,
+    filter_make_jaxpr as filter_make_jaxpr,
+)
+from ._transform.vmap import filter_vmap as filter_vmap, if_array as if_array
+from ._tree.check import (
+    tree_check as tree_check,
+    tree_flatten_one_level as tree_flatten_one_level,
+)
+from ._tree.compare import tree_equal as tree_equal
+from ._tree.filters import (
+    combine as combine,
+    filter as filter,
+    is_array as is_array,
+    is_array_like as is_array_like,
+    is_inexact_array as is_inexact_array,
+    is_inexact_array_like as is_inexact_array_like,
+    partition as partition,
+)
+from ._tree.format import tree_pformat as tree_pformat, tree_pprint as tree_pprint
+from ._tree.surgery import apply_updates as apply_updates, tree_at as tree_at
+
+__all__ = [
+    "AbstractClassVar",
+    "AbstractVar",
+    "Module",
+    "Partial",
+    "apply_updates",
+    "combine",
+    "errors",
+    "field",
+    "filter",
+    "filter_eval_shape",
+    "filter_grad",
+    "filter_jit",
+    "filter_make_jaxpr",
+    "filter_value_and_grad",
+    "filter_vmap",
+    "if_array",
+    "is_array",
+    "is_array_like",
+    "is_inexact_array",
+    "is_inexact_array_like",
+    "module_update_wrapper",
+    "nn",
+    "partition",
+    "tree_at",
+    "tree_check",
+    "tree_equal",
+    "tree_flatten_one_level",
+    "tree_pformat",
+    "tree_pprint",
+    "typing",
+]

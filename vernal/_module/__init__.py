@@ -1,0 +1,1 @@
+"""Modules: immutable dataclasses that are pytrees."""

@@ -1,0 +1,131 @@
+"""Callables that are pytrees: bound methods, partial applications, wrappers."""
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ..errors import ModuleError, report
+from .fields import field
+from .methods import Method
+from .module import Module
+from .register import WRAPPER_NAMES
+
+_T = TypeVar("_T")
+_ModuleT = TypeVar("_ModuleT", bound=Module)
+
+
+class BoundMethod(Module):
+    """A method together with its instance; the instance is the pytree child."""
+
+    __func__: Callable[..., Any] = field(static=True)
+    __self__: Any
+
+    @property
+    def __name__(self) -> str:
+        return self.__func__.__name__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(types.MethodType(self.__func__, self.__self__))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+
+def _bind(function: Any, instance: Any) -> BoundMethod:
+    bound = object.__new__(BoundMethod)  # no __init__: methods are accessed often
+    bound.__dict__.update(__func__=function, __self__=instance)
+    return bound
+
+
+Method.bind = staticmethod(_bind)
+
+
+class Partial(Module):
+    """A function with some arguments filled in: ``functools.partial`` as a pytree.
+
+    ``Partial(func, *args, **kwargs)(*more, **others)`` is
+    ``func(*args, *more, **kwargs, **others)``. What is filled in can be arrays, models
+    or State: all their leaves are leaves of the Partial.
+
+    Attributes:
+        func: the function or Module. A plain function is static metadata.
+        args: the positional arguments, a tuple.
+        keywords: the keyword arguments, a dict.
+
+    >>> import vernal as vn, jax.numpy as jnp
+    >>> add_three = vn.Partial(jnp.add, 3.0)
+    >>> add_three(4.0)
+    Array(7., dtype=float32, weak_type=True)
+    """
+
+    func: Callable[..., Any] = field(static="if_function")
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def __init__(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        self.func = func
+        self.args = args
+        self.keywords = kwargs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls ``func`` with the stored arguments first, then these."""
+        return self.func(*self.args, *args, **{**self.keywords, **kwargs})
+
+
+class Static(Module, Generic[_T]):
+    """Carries one hashable value through JAX as metadata."""
+
+    value: _T = field(static=True)
+
+
+def module_update_wrapper(
+    wrapper: _ModuleT, wrapped: Callable[..., Any] | None = None
+) -> _ModuleT:
+    """Gives a Module that wraps a function that function's name and docstring.
+
+    As ``functools.update_wrapper``. The names stay with the instance through
+    flattening. The class of ``wrapper`` must have an attribute ``__wrapped__``: a
+    field or property that is the wrapped function.
+
+    Arguments:
+        wrapper: the Module, usually just constructed; it is changed and returned.
+        wrapped: the function; by default ``wrapper.__wrapped__``.
+
+    Raises:
+        ModuleError: the class of ``wrapper`` has no ``__wrapped__``.
+
+    >>> import vernal as vn
+    >>> class Twice(vn.Module):
+    ...     fn: object = vn.field(static="if_function")
+    ...
+    ...     @property
+    ...     def __wrapped__(self):
+    ...         return self.fn
+    ...
+    ...     def __call__(self, x):
+    ...         return self.fn(self.fn(x))
+    >>> def increment(x):
+    ...     "Adds one."
+    ...     return x + 1
+    >>> twice = vn.module_update_wrapper(Twice(increment))
+    >>> twice.__name__, twice.__doc__, twice(1)
+    ('increment', 'Adds one.', 3)
+    """
+    cls = type(wrapper)
+    is_field = "__wrapped__" in getattr(cls, "__fields__", {})
+    if not is_field and not hasattr(cls, "__wrapped__"):
+        raise ModuleError(
+            report(
+                f"module_update_wrapper: {cls.__name__} has no `__wrapped__`.",
+                expected="a Module with a field or property of that name",
+                fix="add `__wrapped__ = property(lambda self: self.fn)` to the class",
+            )
+        )
+    wrapped = wrapper.__wrapped__ if wrapped is None else wrapped
+    for name in WRAPPER_NAMES:
+        value = getattr(wrapped, name, None)
+        if isinstance(value, str):
+            object.__setattr__(wrapper, name, value)
+    return wrapper

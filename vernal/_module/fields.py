@@ -1,0 +1,55 @@
+"""``field``: what a Module attribute is to JAX."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ..errors import ModuleError, report
+
+Kind = Literal[True, False, "if_function"]
+
+
+def field(
+    *,
+    converter: Callable[[Any], Any] | None = None,
+    static: Kind = False,
+    **kwargs: Any,
+) -> Any:
+    """Declares an attribute of a :class:`Module`; as ``dataclasses.field``, and more.
+
+    Arguments:
+        converter: called on every value that ``__init__`` assigns; its result is
+            stored. For example ``converter=jnp.asarray``.
+        static: ``False`` (default): the value is part of the pytree, with all its
+            leaves. ``True``: it is metadata; JAX compiles anew when it changes, so it
+            must be hashable and comparable, and no array. ``"if_function"``: metadata
+            if the value is a plain function, part of the pytree if it is something
+            that may hold arrays, such as another Module.
+        **kwargs: as for ``dataclasses.field``: ``default``, ``default_factory``,
+            ``init``, ``repr``, ``metadata``, ``kw_only`` …
+
+    Raises:
+        ModuleError: ``static`` is something else, or ``metadata`` uses our keys.
+
+    >>> import vernal as vn, jax
+    >>> class Scale(vn.Module):
+    ...     rate: float
+    ...     name: str = vn.field(static=True, default="scale")
+    >>> jax.tree.leaves(Scale(2.0))
+    [2.0]
+    """
+    if static not in (True, False, "if_function"):
+        raise ModuleError(
+            report(
+                "field: unknown value of `static`.",
+                expected='True, False or "if_function"',
+                got=repr(static),
+            )
+        )
+    metadata: Mapping[str, Any] = kwargs.pop("metadata", {})
+    if taken := {"static", "converter"} & set(metadata):
+        raise ModuleError(f"field: `metadata` must not have the keys {sorted(taken)}.")
+    metadata = {**metadata, "static": static}
+    if converter is not None:
+        metadata = {**metadata, "converter": converter}
+    return dataclasses.field(metadata=metadata, **kwargs)

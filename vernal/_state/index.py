@@ -1,0 +1,128 @@
+"""``StateIndex``: the place in a model that owns one slot of the state."""
+
+from collections.abc import Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from .._module.fields import field
+from .._module.module import Module
+from .._tree.filters import is_array_like
+from ..errors import StateValueError, report
+from ..typing import PyTree
+
+T = TypeVar("T")
+
+
+class Slot(NamedTuple):
+    """The identity of a slot once it has a name: equal models have equal slots."""
+
+    path: str
+    """Where its index stands in the model: ``norm1.batch_state_index``."""
+
+    owner: str
+    """The class name of the model."""
+
+
+class Fresh:
+    """The identity of a slot that has no name yet; only the very same one is equal."""
+
+    def __init__(self, under_jit: bool) -> None:
+        # What jit returned can carry the identity of an earlier call's slot.
+        self.under_jit = under_jit
+
+
+class StateIndex(Module, Generic[T]):
+    """Owns one slot of the state: its identity, and its initial value.
+
+    Create one in the ``__init__`` of a stateful layer, and use it there as the key for
+    :meth:`State.get` and :meth:`State.set`. One index is one slot, also where the
+    layer that has it appears at several places of the model.
+
+    Arguments:
+        init: the initial value: any pytree of arrays, numbers and PRNG keys. It is
+            made strongly typed, so that a training loop compiles once.
+
+    Attributes:
+        marker: the identity of the slot; after :func:`make_with_state` its name.
+        init: the initial value, or None after :func:`make_with_state` took it out.
+
+    Raises:
+        StateValueError: ``init`` has a leaf that cannot be stored in an array.
+
+    >>> import vernal as vn, jax.numpy as jnp
+    >>> class Counter(vn.Module):
+    ...     index: vn.nn.StateIndex
+    ...
+    ...     def __init__(self):
+    ...         self.index = vn.nn.StateIndex(jnp.array(0))
+    ...
+    ...     def __call__(self, x, state):
+    ...         count = state.get(self.index)
+    ...         return x + count, state.set(self.index, count + 1)
+    >>> counter, state = vn.nn.make_with_state(Counter)()
+    >>> _, state = counter(jnp.array(5), state)
+    >>> int(state.get(counter.index))
+    1
+    """
+
+    marker: Hashable = field(static=True, repr=False)
+    # The numbers of axes that the leaves may have: as seen by the layer, and (if the
+    # layer was built under vmap) as seen where the model was completed.
+    ndims: tuple[tuple[int, ...], ...] = field(static=True, repr=False)
+    init: T | None
+
+    def __init__(self, init: T) -> None:
+        value = jax.tree.map(_to_array, init)
+        leaves = jax.tree.leaves(value)
+        traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
+        # A constant is a tracer under jit, but not under vmap alone.
+        under_jit = traced and isinstance(jnp.zeros(()), jax.core.Tracer)
+        self.marker = Fresh(under_jit)
+        self.ndims = (tuple(x.ndim for x in leaves),)
+        self.init = value
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether the initial value was taken out."""
+        return self.init is None and len(self.ndims[0]) > 0
+
+
+def make_index(
+    marker: Hashable, ndims: tuple[tuple[int, ...], ...], init: Any
+) -> StateIndex[Any]:
+    """An index with given identity; ``StateIndex(init)`` always makes a new one."""
+    index: StateIndex[Any] = object.__new__(StateIndex)
+    index.__dict__.update(marker=marker, ndims=ndims, init=init)
+    return index
+
+
+def is_index(x: Any) -> bool:
+    """Whether ``x`` is a StateIndex."""
+    return isinstance(x, StateIndex)
+
+
+def same_arrays(x: PyTree, y: PyTree) -> bool:
+    """Whether two values consist of the very same array objects."""
+    xs, ys = jax.tree.leaves(x), jax.tree.leaves(y)
+    return all(a is b for a, b in zip(xs, ys, strict=True))
+
+
+def _to_array(x: Any) -> jax.Array:
+    if not is_array_like(x):
+        raise StateValueError(
+            report(
+                "StateIndex: the initial value has a leaf that is no array.",
+                expected="a pytree of arrays, numbers and PRNG keys",
+                got=f"{x!r} of type {type(x).__name__}",
+                fix="keep what is not data in a static field of the layer",
+            )
+        )
+    return strong(jnp.asarray(x))
+
+
+def strong(x: jax.Array) -> jax.Array:
+    """Drops weak typing: a weak value would come back strong, and compile anew."""
+    weak = getattr(x, "weak_type", False)
+    return jax.lax.convert_element_type(x, x.dtype) if weak else x

@@ -1,0 +1,331 @@
+"""``State``: an immutable mapping from slots to values, handed from call to call."""
+
+from collections.abc import Hashable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._tree.filters import is_array_like
+from .._tree.format import tree_pformat
+from ..errors import (
+    ConsumedStateError,
+    ForeignStateError,
+    StateError,
+    StateValueError,
+    report,
+)
+from ..typing import PyTree
+from .index import Slot, StateIndex, is_index, strong
+from .naming import named_slots
+
+T = TypeVar("T")
+
+
+class Layout:
+    """Which slots a State has: its pytree metadata, shared by all its successors."""
+
+    def __init__(self, keys: tuple[Hashable, ...], names: tuple[str, ...], owner: str):
+        self.keys = keys
+        self.names = names
+        self.owner = owner
+        self.key_path = tuple(map(jtu.DictKey, names))
+        self._hash = hash((keys, names))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Layout) and self.keys == other.keys
+
+    def __repr__(self) -> str:
+        return f"{self.owner}: {', '.join(self.names)}"
+
+
+class State:
+    """The state of a model: one value for each :class:`StateIndex` in it.
+
+    A State is a pytree. It is passed into a model and comes back updated, as the
+    second result. Nothing is changed in place: :meth:`set` and :meth:`update` return
+    a new State and make the old one unusable, so that an update cannot be lost by
+    going on with the old one. ``copy.copy(state)`` keeps one on purpose.
+
+    Make it by :func:`make_with_state`. (``State(model)`` collects the initial values
+    of a model that still has them; see :func:`delete_init_state`.)
+
+    Arguments:
+        model: any pytree with indices that have their initial values.
+
+    Raises:
+        StateError: the initial values were taken out already.
+
+    >>> import vernal as vn
+    >>> norm, state = vn.nn.make_with_state(vn.nn.BatchNorm)(3, axis_name="batch")
+    >>> print(state)
+    State of BatchNorm with 2 slots
+      batch_counter      i32[]
+      batch_state_index  (f32[3], f32[3])
+    """
+
+    __slots__ = ("__weakref__", "_consumed_by", "_layout", "_values")
+    _values: dict[Hashable, Any] | None  # None once this State was consumed
+    _layout: Layout
+    _consumed_by: str
+
+    def __init__(self, model: PyTree) -> None:
+        keys, names, values = [], [], {}
+        for index, slot in named_slots(model):
+            if index.marker not in values:
+                keys.append(index.marker)
+                names.append(slot.path)
+                values[index.marker] = index.init
+        self._values = values
+        self._layout = Layout(tuple(keys), tuple(names), type(model).__name__)
+
+    def get(self, item: StateIndex[T]) -> T:
+        """Returns the value of a slot.
+
+        Arguments:
+            item: the index that owns it.
+
+        Raises:
+            ConsumedStateError: this State was replaced by a newer one.
+            ForeignStateError: this State has no such slot.
+            StateValueError: the value has more or fewer axes than it was made with.
+        """
+        value: T = self._lookup(item, "get")
+        ndims = tuple([jnp.ndim(x) for x in jax.tree.leaves(value)])
+        if ndims not in item.ndims:
+            raise _wrong_ndim(item, value)
+        return value
+
+    def set(self, item: StateIndex[T], value: T) -> "State":
+        """Returns a new State in which one slot has another value.
+
+        This State cannot be used any more; it takes constant time.
+
+        Arguments:
+            item: the index that owns the slot.
+            value: a pytree with the structure, shapes and dtypes of the old value.
+
+        Raises:
+            ConsumedStateError: this State was replaced by a newer one.
+            ForeignStateError: this State has no such slot.
+            StateValueError: the value has another structure, shape or dtype.
+        """
+        old = self._lookup(item, "set")
+        new = _like(old, value, self._name(item.marker), "set")
+        return self._hand_over({item.marker: new}, "set", self._name(item.marker))
+
+    def substate(self, pytree: PyTree) -> "State":
+        """Returns a State of only those slots whose indices are in ``pytree``.
+
+        This State stays usable.
+
+        Arguments:
+            pytree: usually a part of the model.
+
+        Raises:
+            ConsumedStateError: this State was replaced by a newer one.
+            ForeignStateError: ``pytree`` has an index of another model.
+        """
+        indices = filter(is_index, jax.tree.leaves(pytree, is_leaf=is_index))
+        values = {i.marker: self._lookup(i, "substate") for i in indices}
+        names = tuple([self._name(key) for key in values])
+        return _make(values, Layout(tuple(values), names, self._layout.owner))
+
+    def update(self, substate: "State") -> "State":
+        """Returns a new State with all values of ``substate`` put in.
+
+        This State cannot be used any more; it takes time in the size of ``substate``.
+
+        Arguments:
+            substate: a State of some of these slots, usually made by
+                :meth:`substate` and returned by a part of the model.
+
+        Raises:
+            ConsumedStateError: one of the two was replaced by a newer one.
+            ForeignStateError: ``substate`` has a slot that this State has not.
+            StateValueError: a value has another structure, shape or dtype.
+        """
+        if not isinstance(substate, State):
+            raise StateError(
+                report(
+                    "State.update: the argument is not a State.",
+                    expected="a State, as `state.substate(part)` returns",
+                    got=type(substate).__name__,
+                )
+            )
+        old, new = self._alive("update"), substate._alive("update")
+        if foreign := [key for key in new if key not in old]:
+            raise self._foreign(substate._name(foreign[0]), substate._layout.owner)
+        for key, value in new.items():
+            _like(old[key], value, self._name(key), "update")
+        return self._hand_over(new, "update", ", ".join(substate._layout.names[:3]))
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
+        """The values in order, and the layout: for ``jax.tree_util``."""
+        values = self._alive("flatten")
+        return tuple([values[key] for key in self._layout.keys]), self._layout
+
+    @classmethod
+    def tree_unflatten(cls, keys: Layout, values: Any) -> "State":
+        """The inverse of :meth:`tree_flatten`."""
+        return _make(dict(zip(keys.keys, values, strict=True)), keys)
+
+    def __copy__(self) -> "State":
+        return _make(dict(self._alive("copy")), self._layout)
+
+    def __repr__(self) -> str:
+        if self._values is None:
+            return f"State(replaced by {self._consumed_by})"
+        names = self._layout.names
+        width = max(map(len, names), default=0)
+        texts = [
+            tree_pformat(self._values[key], struct_as_array=True)
+            for key in self._layout.keys
+        ]
+        pairs = zip(names, texts, strict=True)
+        rows = [f"  {name:<{width}}  {text}" for name, text in pairs]
+        count = f"{len(rows)} slot{'' if len(rows) == 1 else 's'}"
+        return "\n".join([f"State of {self._layout.owner} with {count}", *rows])
+
+    def _alive(self, verb: str) -> dict[Hashable, Any]:
+        if self._values is None:
+            raise ConsumedStateError(
+                report(
+                    f"State.{verb}: this State was replaced by {self._consumed_by}.",
+                    expected="the State that was returned there",
+                    got="the old one",
+                    fix="state = state.set(…); to keep an old one on purpose, "
+                    "copy.copy(state) before",
+                )
+            )
+        return self._values
+
+    def _lookup(self, item: Any, verb: str) -> Any:
+        if not isinstance(item, StateIndex):
+            raise StateError(
+                report(
+                    f"State.{verb}: the key is not a StateIndex.",
+                    expected="the `StateIndex` that a layer holds, as `layer.index`",
+                    got=f"{type(item).__name__}",
+                )
+            )
+        values = self._alive(verb)
+        try:
+            return values[item.marker]
+        except KeyError:
+            marker = item.marker
+            named = isinstance(marker, Slot)
+            path = marker.path if named else "a new slot"
+            owner = marker.owner if named else "a model that was not split yet"
+            raise self._foreign(path, owner) from None
+
+    def _foreign(self, path: str, owner: str) -> ForeignStateError:
+        names = self._layout.names
+        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        return ForeignStateError(
+            report(
+                f"`{path}` of {owner} has no slot in this State.",
+                expected=f"the State made together with {owner}",
+                got=f"a State of {self._layout.owner} with: {shown or 'no slots'}",
+                fix="model, state = make_with_state(…)(…); for a model changed since: "
+                "split_state(join_state(model, state))",
+            )
+        )
+
+    def _name(self, key: Hashable) -> str:
+        if isinstance(key, Slot):
+            return key.path
+        return self._layout.names[self._layout.keys.index(key)]
+
+    def _hand_over(self, new: dict[Hashable, Any], verb: str, name: str) -> "State":
+        """Moves the dictionary into the next State: no copy, as this one is dead."""
+        values = self._alive(verb)
+        values.update(new)
+        self._values = None
+        self._consumed_by = f"`{verb}` of `{name}`"
+        return _make(values, self._layout)
+
+
+def _make(values: dict[Hashable, Any], layout: Layout) -> State:
+    state = object.__new__(State)
+    state._values = values
+    state._layout = layout
+    return state
+
+
+def _flatten_with_keys(state: State) -> tuple[Any, Layout]:
+    values, layout = state.tree_flatten()
+    return tuple(zip(layout.key_path, values, strict=True)), layout
+
+
+jtu.register_pytree_with_keys(
+    State, _flatten_with_keys, State.tree_unflatten, State.tree_flatten
+)
+
+
+def _like(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
+    """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
+    olds, old_treedef = jax.tree.flatten(old)
+    news, new_treedef = jax.tree.flatten(new)
+    if old_treedef == new_treedef:
+        fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
+        if all(x is not None for x in fitted):
+            return old_treedef.unflatten(fitted)
+    shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
+    gained = any(a != b for a, b in shapes)
+    raise StateValueError(
+        report(
+            f"State.{verb}: the new value of `{name}` does not fit the old one.",
+            expected=tree_pformat(old, struct_as_array=True),
+            got=tree_pformat(new, struct_as_array=True),
+            fix=_AXIS_FIX if gained else "keep structure, shapes and dtypes",
+        )
+    )
+
+
+_AXIS_FIX = (
+    "a batch axis came in: under `vmap` pass and return the state with "
+    "in_axes=None, out_axes=None"
+)
+
+
+def _fit(old: Any, new: Any) -> Any:
+    """``new`` as a strongly typed array like ``old``; None if it does not fit."""
+    if not is_array_like(new):
+        return None
+    new = jnp.asarray(new)
+    if new.shape != old.shape:
+        return None
+    if new.dtype == old.dtype:
+        return strong(new)
+    weak = getattr(new, "weak_type", False)
+    if weak and jnp.promote_types(old.dtype, new.dtype) == old.dtype:
+        return jax.lax.convert_element_type(new, old.dtype)
+    return None
+
+
+def _wrong_ndim(item: StateIndex[Any], value: PyTree) -> StateValueError:
+    marker = item.marker
+    name = marker.path if isinstance(marker, Slot) else "a slot"
+    leaves = jax.tree.leaves(value)
+    wanted = item.ndims[-1]
+    extra = [jnp.ndim(x) - n for x, n in zip(leaves, wanted, strict=False)]
+    what = "gained an axis" if max(extra, default=0) > 0 else "has other axes"
+    fix = (
+        "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
+        "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
+    )
+    return StateValueError(
+        report(
+            f"State.get: the value of `{name}` {what} since it was made.",
+            expected=f"arrays with {', '.join(map(str, wanted))} axes",
+            got=tree_pformat(value, struct_as_array=True),
+            fix=fix,
+        )
+    )

@@ -1,0 +1,263 @@
+"""``filter_jit``: ``jax.jit`` for functions of arbitrary pytrees.
+
+A call flattens its arguments, looks up the compiled function that belongs to
+everything that is not an array, and calls it with a flat list of arrays. Nothing here
+waits for the device, and whatever can be done once per trace is done there.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import jax
+
+from .._module.callables import module_update_wrapper
+from .._module.fields import field
+from .._module.register import is_function
+from ..errors import TransformError, report
+from .split import ARRAY, Layout, merge, split, unhashable
+from .wrapper import Wrapper
+
+Donate = Literal["all", "all-except-first", "warn", "warn-except-first", "none"]
+_DONATE = ("all", "all-except-first", "warn", "warn-except-first", "none")
+_REFUSED = {
+    "static_argnums": "values that are no arrays are static already",
+    "static_argnames": "values that are no arrays are static already",
+    "donate_argnums": '`donate="all"` or `donate="all-except-first"`',
+    "donate_argnames": '`donate="all"` or `donate="all-except-first"`',
+    "in_shardings": "`jax.jit`, which takes models of built-in layers as they are",
+    "out_shardings": "`jax.jit`, which takes models of built-in layers as they are",
+}
+
+
+class _Output:
+    """What the compiled function returns; JAX keeps the metadata with each trace."""
+
+    def __init__(self, arrays: list[Any], treedef: Any, static: Any) -> None:
+        self.arrays = arrays
+        self.metadata = _OutputMetadata(treedef, static)
+
+
+class _OutputMetadata:  # compared by identity: leaves may be of any type
+    def __init__(self, treedef: Any, static: Any) -> None:
+        self.treedef = treedef
+        self.static = static
+
+
+# Unflattening gives the user's own output at once, so it is built only one time.
+jax.tree_util.register_pytree_node(
+    _Output,
+    lambda out: (out.arrays, out.metadata),
+    lambda meta, arrays: merge(arrays, meta.treedef, meta.static),
+)
+
+
+class _Compiled:
+    """The jitted function for one layout of the arguments."""
+
+    def __init__(self, wrapper: "_JitWrapper", layout: Layout) -> None:
+        self.layout = layout
+        self.has_fun = not is_function(wrapper.fun)
+        self.fun = None if self.has_fun else wrapper.fun
+        self.first, self.last = _kept_range(wrapper.donate, layout, self.has_fun)
+        self.quiet = wrapper.donate.startswith("all")
+        self.context: Any = None
+        donated = {} if wrapper.donate == "none" else {"donate_argnums": 1}
+        traced = functools.partial(self.trace)
+        traced.__name__ = getattr(wrapper.fun, "__name__", "function")  # type: ignore[attr-defined]
+        self.jitted = jax.jit(traced, **donated, **dict(wrapper.options))
+
+    def arrange(self, arrays: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Orders arrays into those that are kept and those that are donated."""
+        if self.last is None:
+            return arrays, []
+        a, b = self.first, self.last
+        return arrays[a:b], arrays[:a] + arrays[b:]
+
+    def __call__(self, arrays: list[Any]) -> Any:
+        try:
+            return self.jitted(*self.arrange(arrays))
+        finally:
+            if self.context is not None:
+                self.context, context = None, self.context
+                context.__exit__(None, None, None)
+
+    def trace(self, kept: list[Any], donated: list[Any]) -> _Output:
+        """The function that JAX traces; runs in Python once per compilation."""
+        if self.quiet:
+            self._ignore_unused_donations()
+        a = self.first
+        arrays = donated[:a] + kept + donated[a:]
+        tree = merge(arrays, self.layout.treedef, self.layout.static)
+        fun, args, kwargs = tree if self.has_fun else (self.fun, *tree)
+        return _Output(*split(fun(*args, **kwargs)))
+
+    def _ignore_unused_donations(self) -> None:
+        # JAX warns while compiling, which is after this trace and within this call.
+        self.context = warnings.catch_warnings()
+        self.context.__enter__()
+        warnings.filterwarnings("ignore", message="Some donated buffers were not")
+
+
+def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | None]:
+    """Which slice of the arrays is not donated; an end of None means all of them."""
+    if donate == "none":
+        return 0, None
+    if not donate.endswith("except-first"):
+        return 0, 0
+    *fun, args, _ = layout.treedef.children()
+    counts = [tree.num_leaves for tree in (*fun, *args.children()[:1])]
+    start, stop = sum(counts[: len(fun)]), sum(counts)
+    if layout.static is None:
+        return start, stop
+    is_array = [x is ARRAY for x in layout.static]
+    return sum(is_array[:start]), sum(is_array[:stop])
+
+
+class _Cache(dict[Layout, _Compiled]):
+    """The compiled functions of one wrapper; compared by identity."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
+class _JitWrapper(Wrapper):
+    donate: str = field(static=True)
+    options: tuple[tuple[str, Any], ...] = field(static=True)
+    cache: _Cache = field(static=True)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        compiled, arrays = _lookup(self, args, kwargs)
+        return compiled(arrays)
+
+    def lower(self, /, *args: Any, **kwargs: Any) -> "Lowered":
+        """Traces and lowers the function for these arguments; does not run it."""
+        compiled, arrays = _lookup(self, args, kwargs)
+        lowered = compiled.jitted.lower(*compiled.arrange(arrays))
+        return Lowered(self, compiled, lowered)
+
+
+def _lookup(
+    wrapper: _JitWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[_Compiled, list[Any]]:
+    fun = wrapper.fun
+    tree = (args, kwargs) if is_function(fun) else (fun, args, kwargs)
+    arrays, treedef, static = split(tree)
+    try:
+        layout = Layout(treedef, static)
+    except TypeError:
+        raise unhashable(tree) from None
+    compiled = wrapper.cache.get(layout)
+    if compiled is None:
+        compiled = wrapper.cache[layout] = _Compiled(wrapper, layout)
+    return compiled, arrays
+
+
+class Lowered:
+    """A lowered function, as ``jax.stages.Lowered``: compile it, or look at it.
+
+    Attributes:
+        lowered: the ``jax.stages.Lowered`` inside.
+    """
+
+    def __init__(self, wrapper: _JitWrapper, inner: _Compiled, lowered: Any) -> None:
+        self._wrapper = wrapper
+        self._inner = inner
+        self.lowered = lowered
+
+    def as_text(self, *args: Any, **kwargs: Any) -> str:
+        """The lowered program as text (StableHLO unless asked otherwise)."""
+        return str(self.lowered.as_text(*args, **kwargs))
+
+    def compile(self, *args: Any, **kwargs: Any) -> "Compiled":
+        """Compiles, without running."""
+        compiled = self.lowered.compile(*args, **kwargs)
+        return Compiled(self._wrapper, self._inner, compiled)
+
+
+class Compiled:
+    """A compiled function: call it with arguments like those it was lowered for.
+
+    Attributes:
+        compiled: the ``jax.stages.Compiled`` inside, with its cost and memory analysis.
+    """
+
+    def __init__(self, wrapper: _JitWrapper, inner: _Compiled, compiled: Any) -> None:
+        self._wrapper = wrapper
+        self._inner = inner
+        self.compiled = compiled
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        inner, arrays = _lookup(self._wrapper, args, kwargs)
+        if inner is not self._inner:
+            raise TransformError(
+                report(
+                    "a compiled function was called with other arguments.",
+                    expected="the structure and static values it was lowered for",
+                    got="another structure, or another value that is no array",
+                    fix="lower and compile again for these arguments",
+                )
+            )
+        return self.compiled(*self._inner.arrange(arrays))
+
+
+@overload
+def filter_jit(
+    *, donate: Donate = "none", **jitkwargs: Any
+) -> Callable[[Callable[..., Any]], _JitWrapper]: ...
+@overload
+def filter_jit(
+    fun: Callable[..., Any], *, donate: Donate = "none", **jitkwargs: Any
+) -> _JitWrapper: ...
+def filter_jit(
+    fun: Callable[..., Any] | None = None, *, donate: Donate = "none", **jitkwargs: Any
+) -> Any:
+    """Compiles a function whose arguments and results may be any pytrees.
+
+    All JAX and NumPy arrays among the arguments are traced; every other leaf is
+    static: its value is a constant of the compiled function, which is compiled anew
+    when the value changes. A call returns before the device has finished, as with
+    ``jax.jit``.
+
+    Arguments:
+        fun: the function; may be a Module or a bound method, whose arrays are traced.
+        donate: whose buffers the outputs may take over: ``"none"`` (default);
+            ``"all"`` arguments' (and those in ``fun``); ``"all-except-first"``: not
+            the first argument's. The arrays given away cannot be used again.
+            ``"warn"`` and ``"warn-except-first"`` do the same, and leave JAX's
+            warning about donated buffers that no output could use.
+        **jitkwargs: passed to ``jax.jit``: ``keep_unused``, ``inline``,
+            ``compiler_options`` …
+
+    Returns:
+        The compiled function. ``.lower(*args)`` traces and lowers it without running.
+
+    Raises:
+        TransformError: an option of ``jax.jit`` that has no meaning here, or a leaf
+            that is neither an array nor hashable.
+
+    >>> import vernal as vn, jax.numpy as jnp
+    >>> @vn.filter_jit
+    ... def scale(x, mode):
+    ...     return 2 * x if mode == "double" else x
+    >>> scale(jnp.arange(3), "double")
+    Array([0, 2, 4], dtype=int32)
+    """
+    if donate not in _DONATE:
+        raise TransformError(
+            report(
+                "filter_jit: unknown value of `donate`.",
+                expected=", ".join(map(repr, _DONATE)),
+                got=repr(donate),
+            )
+        )
+    for name in jitkwargs:
+        if name in _REFUSED:
+            raise TransformError(
+                report(f"filter_jit: `{name}` is not supported.", fix=_REFUSED[name])
+            )
+    if fun is None:
+        return functools.partial(filter_jit, donate=donate, **jitkwargs)
+    options = tuple(jitkwargs.items())
+    return module_update_wrapper(_JitWrapper(fun, donate, options, _Cache()))

@@ -1,0 +1,94 @@
+"""Splitting a call into arrays, which are traced, and the rest, which is hashed."""
+
+from typing import Any
+
+import jax
+
+from .._tree.filters import is_array
+from .._tree.paths import path_text
+from ..errors import TransformError, report
+from ..typing import PyTree
+
+
+class _Array:
+    """Stands in the list of leaves where an array was taken out."""
+
+    def __repr__(self) -> str:
+        return "<array>"
+
+
+ARRAY = _Array()
+
+# Looking a type up in a set is much cheaper than isinstance with jax.Array, and the
+# leaves of a model are nearly always of two or three types, which are learned here.
+_array_types: set[type] = set()
+
+
+class Layout:
+    """All of a pytree that is not an array: the structure, and the other leaves.
+
+    ``static`` has one entry per leaf, or is None where all leaves are arrays.
+    """
+
+    __slots__ = ("_hash", "_key", "static", "treedef")
+
+    def __init__(self, treedef: Any, static: tuple[Any, ...] | None) -> None:
+        self.treedef = treedef
+        self.static = static
+        kinds = static and tuple(map(type, static))  # 1 and True are equal, but differ
+        self._key = (static, kinds, treedef)
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and self._key == other._key
+
+
+def merge(arrays: Any, treedef: Any, static: tuple[Any, ...] | None) -> PyTree:
+    """Rebuilds the tree from what :func:`split` returned."""
+    if static is None:
+        return treedef.unflatten(arrays)
+    rest = iter(arrays)
+    return treedef.unflatten([next(rest) if x is ARRAY else x for x in static])
+
+
+def split(tree: PyTree) -> tuple[list[Any], Any, tuple[Any, ...] | None]:
+    """Flattens a tree; returns its arrays, treedef, and other leaves (see Layout)."""
+    leaves, treedef = jax.tree.flatten(tree)
+    if _array_types.issuperset(map(type, leaves)):
+        return leaves, treedef, None
+    arrays, static = [], []
+    for leaf in leaves:
+        if is_array(leaf):
+            if leaf.__class__ is type(leaf):  # not a stand-in for an array
+                _array_types.add(type(leaf))
+            arrays.append(leaf)
+            static.append(ARRAY)
+        else:
+            static.append(leaf)
+    return arrays, treedef, None if len(arrays) == len(leaves) else tuple(static)
+
+
+def unhashable(tree: PyTree) -> TransformError:
+    """Explains which leaf keeps a tree from being used as a cache key."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            hash(leaf) if not is_array(leaf) else None
+        except TypeError:
+            return TransformError(
+                report(
+                    "filter_jit: a leaf is neither an array nor hashable.",
+                    expected="arrays, which are traced, or hashable values",
+                    got=f"{type(leaf).__name__} at {path_text(path)}",
+                    fix="make it an array, or close over it",
+                )
+            )
+    return TransformError(
+        report(
+            "filter_jit: a static field of a Module is not hashable.",
+            expected="static fields that can be hashed and compared",
+            fix="store a tuple in place of a list, or drop `static=True`",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Functions of pytrees that know nothing of Modules."""

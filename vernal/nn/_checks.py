@@ -1,0 +1,159 @@
+"""What layers check at their boundary, and the one voice in which they complain."""
+
+import inspect
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from .._module.callables import BoundMethod, Partial
+from .._module.module import Module
+from .._state.state import State
+from .._transform.wrapper import Wrapper
+from .._tree.paths import path_text
+from ..errors import HyperparameterError, InputError, LayerError, report
+
+
+def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
+    """Refuses a bad constructor argument.
+
+    Raises:
+        HyperparameterError: if not ``ok``.
+    """
+    if not ok:
+        raise HyperparameterError(
+            report(
+                f"{layer}: bad argument `{name}`.",
+                expected=expected,
+                got=f"{got!r} ({type(got).__name__})",
+            )
+        )
+
+
+def is_size(x: Any, minimum: int = 1) -> bool:
+    """Whether ``x`` is an integer (and no bool) of at least ``minimum``."""
+    return isinstance(x, int) and not isinstance(x, bool) and x >= minimum
+
+
+def check_array(layer: Module, x: Any) -> None:
+    """Refuses what is not an array of real floating or other numbers."""
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        fail(
+            layer,
+            "the input is not an array",
+            expected="a JAX or NumPy array",
+            got=f"{type(x).__name__}",
+            fix="layer(jnp.asarray(x))",
+        )
+
+
+def check_floating(layer: Module, x: Any) -> None:
+    """Refuses inputs whose moments are not real numbers."""
+    check_array(layer, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        fail(
+            layer,
+            "the input is not real floating-point",
+            expected="float16, bfloat16, float32 or float64",
+            got=f"{x.dtype}",
+            fix="x.astype(jnp.float32)",
+        )
+
+
+def check_shape(layer: Module, x: Any, dims: str, **sizes: int) -> None:
+    """Refuses an input whose shape does not match a pattern of named axes.
+
+    Arguments:
+        layer: the layer, for the message.
+        x: the input.
+        dims: names of the axes, as ``"channels height width"``; a closing ``...``
+            stands for any number of further axes.
+        **sizes: the sizes that named axes must have.
+
+    Raises:
+        InputError: with layer, path, expected and given shape, and the likely fix.
+    """
+    check_array(layer, x)
+    names = dims.split()
+    is_open = names[-1:] == ["..."]
+    fixed = names[:-1] if is_open else names
+    wrong_rank = x.ndim < len(fixed) or (x.ndim > len(fixed) and not is_open)
+    wanted = [sizes.get(name) for name in fixed]
+    pairs = zip(wanted, x.shape, strict=False)
+    if not wrong_rank and all(n is None or n == m for n, m in pairs):
+        return
+    given = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+    shape = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+    batch_first = x.ndim > len(fixed) and all(
+        n is None or n == m for n, m in zip(wanted, x.shape[1:], strict=False)
+    )
+    fail(
+        layer,
+        "the input has the wrong shape",
+        expected=f"{shape}{' with ' + given if given else ''}",
+        got=f"{tuple(x.shape)}, {x.dtype}",
+        fix="layers take one example; for a batch use jax.vmap(layer)"
+        if batch_first
+        else "",
+    )
+
+
+def check_state(layer: Module, state: Any) -> None:
+    """Refuses what is not a State."""
+    if not isinstance(state, State):
+        fail(
+            layer,
+            "the second argument is not a State",
+            expected="the State from `make_with_state`, or from the previous call",
+            got=f"{type(state).__name__}",
+            fix="y, state = layer(x, state)",
+        )
+
+
+def fail(
+    layer: Module,
+    title: str,
+    *,
+    error: type[LayerError] = InputError,
+    expected: str = "",
+    got: str = "",
+    fix: str = "",
+) -> NoReturn:
+    """Raises ``error`` with the layer's class and its path in the model."""
+    where = f"{type(layer).__name__}{locate(layer)}"
+    raise error(report(f"{where}: {title}.", expected=expected, got=got, fix=fix))
+
+
+def locate(layer: Module) -> str:
+    """Where a layer stands in the model that is being called: `` at `x` of Model``.
+
+    Layers do not know their place. The Modules whose methods are running do, so the
+    call stack is read; this happens only when there is an error to report.
+    """
+    path, target = "", layer
+    for outer in _running_modules():
+        if outer is target:
+            continue
+        inner = _path_to(target, outer)
+        if inner is not None:
+            path = f"{inner}.{path}" if path and path[0] != "[" else inner + path
+            target = outer
+    return f" at `{path}` of {type(target).__name__}" if path else ""
+
+
+def _running_modules() -> list[Module]:
+    """The Modules whose methods are on the call stack, innermost first."""
+    found: list[Module] = []
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        is_layer = isinstance(owner, Module)
+        if is_layer and not isinstance(owner, BoundMethod | Partial | Wrapper):
+            found.append(owner)
+        frame = frame.f_back
+    return found
+
+
+def _path_to(target: Module, root: Module) -> str | None:
+    leaves = jax.tree_util.tree_leaves_with_path(root, is_leaf=lambda x: x is target)
+    return next((path_text(path) for path, leaf in leaves if leaf is target), None)

@@ -1,0 +1,104 @@
+"""Multilayer perceptrons."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.random as jr
+from jaxtyping import Array
+
+from .._module.fields import field
+from .._module.module import Module
+from ..typing import DTypeLike, Key
+from ._checks import is_size, require
+from ._linear import Linear, Size
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+class MLP(Module):
+    r"""A multilayer perceptron: affine maps with activations between them.
+
+    ``depth`` hidden layers of ``width_size``; for depth 0 a single affine map. Takes
+    one example ``(in_size,)`` to ``(out_size,)``.
+
+    Arguments:
+        in_size: size of the input, or ``"scalar"``.
+        out_size: size of the output, or ``"scalar"``.
+        width_size: size of each hidden layer.
+        depth: number of hidden layers, at least 0.
+        activation: after each hidden layer, elementwise. A Module with parameters is
+            shared by all of them.
+        final_activation: after the output; by default none.
+        use_bias: whether hidden layers have a bias.
+        use_final_bias: whether the last layer has one.
+        dtype: of the parameters; by default float32 (float64 in 64-bit mode).
+        scan: not available yet; must be False.
+        key: a PRNG key for the initial parameters.
+
+    Attributes:
+        layers: the ``depth + 1`` affine maps.
+
+    Raises:
+        HyperparameterError: an argument is outside its range.
+
+    >>> import vernal as vn, jax, jax.numpy as jnp
+    >>> mlp = vn.nn.MLP(2, 3, width_size=16, depth=2, key=jax.random.key(0))
+    >>> mlp(jnp.ones(2)).shape
+    (3,)
+    """
+
+    layers: tuple[Linear, ...]
+    activation: Callable[[Any], Any] = field(static="if_function")
+    final_activation: Callable[[Any], Any] = field(static="if_function")
+    use_bias: bool = field(static=True)
+    use_final_bias: bool = field(static=True)
+    in_size: Size = field(static=True)
+    out_size: Size = field(static=True)
+    width_size: int = field(static=True)
+    depth: int = field(static=True)
+    scan: bool = field(static=True)
+
+    def __init__(
+        self,
+        in_size: Size,
+        out_size: Size,
+        width_size: int,
+        depth: int,
+        activation: Callable[[Any], Any] = jax.nn.relu,
+        final_activation: Callable[[Any], Any] = _identity,
+        use_bias: bool = True,
+        use_final_bias: bool = True,
+        dtype: DTypeLike | None = None,
+        *,
+        scan: bool = False,
+        key: Key,
+    ) -> None:
+        require(is_size(depth, 0), "MLP", "depth", "an int ≥ 0", depth)
+        require(is_size(width_size), "MLP", "width_size", "an int ≥ 1", width_size)
+        require(not scan, "MLP", "scan", "False: scanning is not available yet", scan)
+        sizes = [in_size, *[width_size] * depth, out_size]
+        biases = [*[use_bias] * depth, use_final_bias]
+        self.layers = tuple(
+            Linear(n, m, bias, dtype, key=k)
+            for n, m, bias, k in zip(
+                sizes, sizes[1:], biases, jr.split(key, depth + 1), strict=False
+            )
+        )
+        self.activation = activation
+        self.final_activation = final_activation
+        self.use_bias = use_bias
+        self.use_final_bias = use_final_bias
+        self.in_size = in_size
+        self.out_size = out_size
+        self.width_size = width_size
+        self.depth = depth
+        self.scan = scan
+
+    def __call__(self, x: Array, *, key: Key | None = None) -> Array:
+        """Applies the layers to one example ``(in_size,)``; ``key`` is not used."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.final_activation(self.layers[-1](x))

@@ -1,0 +1,150 @@
+"""Spectral normalization."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax.numpy as jnp
+import jax.random as jr
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._module.fields import field
+from .._state.index import StateIndex
+from .._state.state import State
+from .._tree.surgery import tree_at
+from ..typing import Key
+from ._checks import check_state, is_size, require
+from ._numerics import compute_dtype, power_iteration
+from ._stateful import StatefulLayer
+
+_Layer = TypeVar("_Layer", bound=Callable[..., Any])
+_INITIAL_STEPS = 15  # as many as PyTorch takes, so that σ is good at the first call
+
+
+class SpectralNorm(StatefulLayer, Generic[_Layer]):
+    r"""Divides the weight of a layer by its largest singular value σ.
+
+    $$\bar W = W / \sigma(W), \qquad \sigma(W) = u^\top W v$$
+
+    A weight with more than two dimensions, such as that of a convolution, is taken as
+    the matrix ``(shape[0], -1)``; that bounds the layer's operator norm only up to a
+    factor. Unit vectors u and v live in the state, in at least float32. Each training
+    call moves them closer to the singular vectors by power iteration; in inference
+    they stay. Gradients take u and v as constants. A weight of zeros is left as it is.
+
+    Reference: Miyato, Kataoka, Koyama and Yoshida, *Spectral Normalization for
+    Generative Adversarial Networks*, 2018, arXiv:1802.05957. As in PyTorch, 15
+    iterations run at construction.
+
+    Arguments:
+        layer: the layer to wrap, called as ``layer(x)``.
+        weight_name: the attribute of ``layer`` to normalize, usually ``"weight"``.
+        num_power_iterations: iterations per training call, at least 0.
+        eps: products shorter than this leave u and v as they are; at least 0.
+        inference: leave u and v as they are. See :func:`inference_mode`.
+        key: a PRNG key, for the initial u and v.
+
+    Attributes:
+        layer: the wrapped layer, with its weight as it is trained.
+        uv_index: the slot of ``(u, v)``.
+
+    Raises:
+        HyperparameterError: an argument is outside its range; the layer has no such
+            attribute, or it has less than two dimensions.
+
+    >>> import vernal as vn, jax, jax.numpy as jnp
+    >>> k1, k2 = jax.random.split(jax.random.key(0))
+    >>> linear = vn.nn.Linear(3, 4, key=k1)
+    >>> make = vn.nn.make_with_state(vn.nn.SpectralNorm)
+    >>> layer, state = make(linear, "weight", key=k2)
+    >>> y, state = layer(jnp.ones(3), state)
+    >>> y.shape
+    (4,)
+    """
+
+    layer: _Layer
+    uv_index: StateIndex[tuple[Float[Array, " rows"], Float[Array, " columns"]]]
+    weight_name: str = field(static=True)
+    num_power_iterations: int = field(static=True)
+    eps: float = field(static=True)
+    inference: bool = field(static=True)
+
+    def __init__(
+        self,
+        layer: _Layer,
+        weight_name: str,
+        num_power_iterations: int = 1,
+        eps: float = 1e-12,
+        inference: bool = False,
+        *,
+        key: Key,
+    ) -> None:
+        _check_arguments(layer, weight_name, num_power_iterations, eps)
+        self.layer = layer
+        self.weight_name = weight_name
+        self.num_power_iterations = num_power_iterations
+        self.eps = eps
+        self.inference = inference
+        matrix = self._matrix()
+        u, v = (
+            jr.normal(k, (n,), matrix.dtype)
+            for k, n in zip(jr.split(key), matrix.shape, strict=True)
+        )
+        unit = (u / jnp.linalg.norm(u), v / jnp.linalg.norm(v))
+        steps = power_iteration(lax.stop_gradient(matrix), *unit, _INITIAL_STEPS, eps)
+        self.uv_index = StateIndex(steps)
+
+    def __call__(
+        self,
+        x: Array,
+        state: State,
+        *,
+        key: Key | None = None,
+        inference: bool | None = None,
+    ) -> tuple[Array, State]:
+        """Calls the layer with its normalized weight.
+
+        Arguments:
+            x: the input of the layer.
+            state: the state of the model.
+            key: not used.
+            inference: overrides the field of that name, if not None.
+
+        Returns:
+            The output of the layer and the new state.
+        """
+        check_state(self, state)
+        inference = self.inference if inference is None else inference
+        matrix = self._matrix()
+        u, v = state.get(self.uv_index)
+        if not inference and self.num_power_iterations > 0:
+            fixed = lax.stop_gradient(matrix)
+            steps = self.num_power_iterations
+            u, v = power_iteration(fixed, u, v, steps, self.eps)
+            state = state.set(self.uv_index, (u, v))
+        u, v = lax.stop_gradient((u, v))
+        sigma = jnp.vdot(u, jnp.matmul(matrix, v, precision="highest"))
+        normalized = matrix / jnp.where(sigma == 0, 1, sigma)
+        weight = getattr(self.layer, self.weight_name)
+        normalized = normalized.reshape(weight.shape).astype(weight.dtype)
+        layer = tree_at(lambda m: getattr(m, self.weight_name), self.layer, normalized)
+        return layer(x), state
+
+    def _matrix(self) -> Float[Array, "rows columns"]:
+        weight = getattr(self.layer, self.weight_name)
+        dtype = compute_dtype(weight.dtype)
+        return weight.reshape(weight.shape[0], -1).astype(dtype)
+
+
+def _check_arguments(layer: Any, weight_name: str, steps: int, eps: float) -> None:
+    weight = getattr(layer, weight_name, None)
+    require(
+        getattr(weight, "ndim", 0) >= 2,
+        "SpectralNorm",
+        "weight_name",
+        f"an attribute of {type(layer).__name__} that is an array with ≥ 2 axes",
+        weight_name,
+    )
+    is_count = is_size(steps, minimum=0)
+    require(is_count, "SpectralNorm", "num_power_iterations", "an int ≥ 0", steps)
+    require(eps >= 0, "SpectralNorm", "eps", "a number ≥ 0", eps)

@@ -1,0 +1,19 @@
+"""The base class by which containers know stateful layers."""
+
+from .._module.module import Module
+
+
+class StatefulLayer(Module):
+    """Base class of layers that are called as ``y, state = layer(x, state)``.
+
+    :class:`Sequential` hands the state to those of its layers that derive from this
+    class and whose :meth:`is_stateful` is true. It has no other effect.
+
+    >>> import vernal as vn
+    >>> isinstance(vn.nn.BatchNorm(3, axis_name="batch"), vn.nn.StatefulLayer)
+    True
+    """
+
+    def is_stateful(self) -> bool:
+        """Whether this layer takes and returns the state. True unless overridden."""
+        return True
