@@ -1,14 +1,23 @@
 """Attributes that a class promises and its subclasses must provide."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
 from ..errors import ModuleError, report
+
+# Makes the name that type checkers import under another name a public one.
+__all__ = [
+    "AbstractClassVar",
+    "AbstractVar",
+    "check_concrete",
+    "still_abstract",
+    "take_abstract",
+]
 
 _T = TypeVar("_T")
 
 if TYPE_CHECKING:
     AbstractVar: TypeAlias = Annotated[_T, "AbstractVar"]
-    AbstractClassVar: TypeAlias = ClassVar[_T]
+    from typing import ClassVar as AbstractClassVar
 else:
 
     class AbstractVar(Generic[_T]):

@@ -3,7 +3,7 @@
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ModuleError, report
 from .fields import field
@@ -11,7 +11,6 @@ from .methods import Method
 from .module import Module
 from .register import WRAPPER_NAMES
 
-_T = TypeVar("_T")
 _ModuleT = TypeVar("_ModuleT", bound=Module)
 
 
@@ -74,12 +73,6 @@ class Partial(Module):
         return self.func(*self.args, *args, **{**self.keywords, **kwargs})
 
 
-class Static(Module, Generic[_T]):
-    """Carries one hashable value through JAX as metadata."""
-
-    value: _T = field(static=True)
-
-
 def module_update_wrapper(
     wrapper: _ModuleT, wrapped: Callable[..., Any] | None = None
 ) -> _ModuleT:
@@ -123,9 +116,9 @@ def module_update_wrapper(
                 fix="add `__wrapped__ = property(lambda self: self.fn)` to the class",
             )
         )
-    wrapped = wrapper.__wrapped__ if wrapped is None else wrapped
+    source: Any = wrapper.__wrapped__ if wrapped is None else wrapped  # type: ignore[attr-defined]
     for name in WRAPPER_NAMES:
-        value = getattr(wrapped, name, None)
+        value = getattr(source, name, None)
         if isinstance(value, str):
             object.__setattr__(wrapper, name, value)
     return wrapper

@@ -219,11 +219,9 @@ class State:
         try:
             return values[item.marker]
         except KeyError:
-            marker = item.marker
-            named = isinstance(marker, Slot)
-            path = marker.path if named else "a new slot"
-            owner = marker.owner if named else "a model that was not split yet"
-            raise self._foreign(path, owner) from None
+            new = Slot("a new slot", "a model that was not split yet")
+            slot = item.marker if isinstance(item.marker, Slot) else new
+            raise self._foreign(*slot) from None
 
     def _foreign(self, path: str, owner: str) -> ForeignStateError:
         names = self._layout.names
@@ -271,12 +269,12 @@ jtu.register_pytree_with_keys(
 
 def _like(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
     """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
-    olds, old_treedef = jax.tree.flatten(old)
-    news, new_treedef = jax.tree.flatten(new)
-    if old_treedef == new_treedef:
+    olds, news = jax.tree.leaves(old), jax.tree.leaves(new)
+    treedef: Any = jax.tree.structure(old)
+    if treedef == jax.tree.structure(new):
         fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
         if all(x is not None for x in fitted):
-            return old_treedef.unflatten(fitted)
+            return treedef.unflatten(fitted)
     shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
     gained = any(a != b for a, b in shapes)
     raise StateValueError(

@@ -8,21 +8,10 @@ import jax
 
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
-from .._tree.filters import combine, is_array, is_inexact_array, partition
+from .._tree.filters import combine, is_inexact_array, partition
 from ..errors import TransformError, report
+from .split import hide, reveal
 from .wrapper import Wrapper
-
-
-class _Hidden:
-    """Carries values that are no arrays out of a JAX transformation."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-jax.tree_util.register_pytree_node(
-    _Hidden, lambda x: ((), x.value), lambda value, _: _Hidden(value)
-)
 
 
 class _ValueAndGradWrapper(Wrapper):
@@ -35,13 +24,11 @@ class _ValueAndGradWrapper(Wrapper):
         def loss(trained: Any) -> Any:
             out = self.fun(combine(trained, rest), *args, **kwargs)
             value, aux = out if self.has_aux else (out, None)
-            arrays, static = partition(aux, is_array)
-            return value, (arrays, _Hidden(static))
+            return value, hide(aux)
 
         grad = jax.value_and_grad(loss, has_aux=True, **dict(self.options))
-        (value, (arrays, hidden)), grads = grad(trained)
-        aux = combine(arrays, hidden.value)
-        return ((value, aux) if self.has_aux else value), grads
+        (value, aux), grads = grad(trained)
+        return ((value, reveal(*aux)) if self.has_aux else value), grads
 
 
 class _GradWrapper(Wrapper):

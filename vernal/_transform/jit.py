@@ -63,10 +63,12 @@ class _Compiled:
         self.first, self.last = _kept_range(wrapper.donate, layout, self.has_fun)
         self.quiet = wrapper.donate.startswith("all")
         self.context: Any = None
-        donated = {} if wrapper.donate == "none" else {"donate_argnums": 1}
+        options = dict(wrapper.options)
+        if wrapper.donate != "none":
+            options["donate_argnums"] = 1
         traced = functools.partial(self.trace)
         traced.__name__ = getattr(wrapper.fun, "__name__", "function")  # type: ignore[attr-defined]
-        self.jitted = jax.jit(traced, **donated, **dict(wrapper.options))
+        self.jitted = jax.jit(traced, **options)
 
     def arrange(self, arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         """Orders arrays into those that are kept and those that are donated."""

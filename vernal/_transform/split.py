@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from .._tree.filters import is_array
+from .._tree.filters import combine, is_array, partition
 from .._tree.paths import path_text
 from ..errors import TransformError, report
 from ..typing import PyTree
@@ -69,6 +69,29 @@ def split(tree: PyTree) -> tuple[list[Any], Any, tuple[Any, ...] | None]:
         else:
             static.append(leaf)
     return arrays, treedef, None if len(arrays) == len(leaves) else tuple(static)
+
+
+class Hidden:
+    """Carries values that are no arrays out of a transformation, as metadata."""
+
+    def __init__(self, values: PyTree) -> None:
+        self.values = values
+
+
+jax.tree_util.register_pytree_node(
+    Hidden, lambda hidden: ((), hidden.values), lambda values, _: Hidden(values)
+)
+
+
+def hide(tree: PyTree) -> tuple[PyTree, Hidden]:
+    """Makes a result that JAX accepts: its arrays, and the rest as metadata."""
+    arrays, rest = partition(tree, is_array)
+    return arrays, Hidden(rest)
+
+
+def reveal(arrays: PyTree, hidden: Hidden) -> PyTree:
+    """The inverse of :func:`hide`."""
+    return combine(arrays, hidden.values)
 
 
 def unhashable(tree: PyTree) -> TransformError:

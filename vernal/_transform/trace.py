@@ -8,7 +8,7 @@ import jax
 from .._module.callables import module_update_wrapper
 from .._tree.filters import combine, is_array, partition
 from ..typing import PyTree
-from .grad import _Hidden as Hidden
+from .split import hide, reveal
 from .wrapper import Wrapper
 
 
@@ -38,11 +38,9 @@ def filter_eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> PyT
 
     def call(arrays: Any) -> Any:
         fun, args, kwargs = combine(arrays, static)
-        arrays_out, static_out = partition(fun(*args, **kwargs), is_array)
-        return arrays_out, Hidden(static_out)
+        return hide(fun(*args, **kwargs))
 
-    arrays_out, hidden = jax.eval_shape(call, arrays)
-    return combine(arrays_out, hidden.value)
+    return reveal(*jax.eval_shape(call, arrays))
 
 
 class _JaxprWrapper(Wrapper):
@@ -51,11 +49,10 @@ class _JaxprWrapper(Wrapper):
 
         def call(arrays: Any) -> Any:
             fun, args, kwargs = combine(arrays, static)
-            arrays_out, static_out = partition(fun(*args, **kwargs), is_array)
-            return arrays_out, Hidden(static_out)
+            return hide(fun(*args, **kwargs))
 
         jaxpr, (shapes, hidden) = jax.make_jaxpr(call, return_shape=True)(arrays)
-        return jaxpr, shapes, hidden.value
+        return jaxpr, shapes, hidden.values
 
 
 def filter_make_jaxpr(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,11 +9,12 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 
-from .._module.callables import Static, module_update_wrapper
+from .._module.callables import module_update_wrapper
 from .._module.fields import field
 from .._tree.filters import combine, is_array, partition
 from ..errors import TransformError, report
 from ..typing import AxisSpec, PyTree
+from .split import Hidden, hide, reveal
 from .wrapper import Wrapper
 
 
@@ -56,24 +57,17 @@ class _VmapWrapper(Wrapper):
             axes = _per_leaf(self.out_axes, out, "out_axes")
             is_mapped = jax.tree.map(lambda a: a is not None, axes, is_leaf=_is_none)
             mapped_out, rest = partition(out, is_mapped)
-            arrays, static = partition(rest, is_array)
-            return mapped_out, arrays, Static(_Box((static, axes)))
+            return mapped_out, hide(rest), Hidden(axes)
 
         options = dict(self.options)
         if options["axis_size"] is None and not jax.tree.leaves(mapped):
             return _no_axis(one(mapped))
         vmapped = jax.vmap(one, in_axes=(axes,), out_axes=(0, None, None), **options)
-        mapped_out, arrays, box = vmapped(mapped)
-        static, out_axes = box.value.content
-        moved = jax.tree.map(lambda x, a: jnp.moveaxis(x, 0, a), mapped_out, out_axes)
-        return combine(moved, arrays, static)
-
-
-class _Box:
-    """Compared by identity, so that it can hold anything and still be metadata."""
-
-    def __init__(self, content: Any) -> None:
-        self.content = content
+        mapped_out, rest, axes_out = vmapped(mapped)
+        moved = jax.tree.map(
+            lambda x, axis: jnp.moveaxis(x, 0, axis), mapped_out, axes_out.values
+        )
+        return combine(moved, reveal(*rest))
 
 
 def _is_none(x: Any) -> bool:
@@ -82,7 +76,7 @@ def _is_none(x: Any) -> bool:
 
 def _no_axis(out: Any) -> Any:
     """Nothing is mapped on the way in: then nothing can be on the way out."""
-    mapped_out, arrays, box = out
+    mapped_out, rest, _ = out
     if jax.tree.leaves(mapped_out):
         raise TransformError(
             report(
@@ -92,7 +86,7 @@ def _no_axis(out: Any) -> Any:
                 fix="pass `axis_size=`, or `out_axes=None`",
             )
         )
-    return combine(arrays, box.value.content[0])
+    return reveal(*rest)
 
 
 def _per_argument(fun: Any, in_axes: Any, args: tuple[Any, ...]) -> Any:

@@ -17,5 +17,8 @@ class Wrapper(Module):
     def __wrapped__(self) -> Callable[..., Any]:
         return self.fun
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
     def __get__(self, instance: Any, owner: type) -> Any:
         return self if instance is None else Partial(self, instance)

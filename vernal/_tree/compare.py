@@ -37,12 +37,13 @@ def tree_equal(
     >>> tree_equal([1, jnp.ones(2)], [1, jnp.ones(3)])
     False
     """
-    first, treedef = jax.tree.flatten(pytrees[0])
+    first = jax.tree.leaves(pytrees[0])
+    treedef: Any = jax.tree.structure(pytrees[0])
     equal: bool | Array = True
     for pytree in pytrees[1:]:
-        others, other_treedef = jax.tree.flatten(pytree)
-        if other_treedef != treedef:
+        if jax.tree.structure(pytree) != treedef:
             return False
+        others = jax.tree.leaves(pytree)
         for x, y in zip(first, others, strict=True):
             same = _leaf_equal(x, y, typematch, rtol, atol)
             if same is False:
@@ -63,8 +64,8 @@ def _leaf_equal(
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
     both_numpy = not isinstance(x, jax.Array) and not isinstance(y, jax.Array)
-    exact = isinstance(rtol, int | float) and isinstance(atol, int | float)
-    exact = exact and rtol == 0 and atol == 0
+    tolerances = (rtol, atol)
+    exact = all(isinstance(t, int | float) and t == 0 for t in tolerances)
     if exact or not jnp.issubdtype(x.dtype, jnp.inexact):
         return bool(np.all(x == y)) if both_numpy else jnp.all(x == y)
     if both_numpy:

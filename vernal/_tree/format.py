@@ -48,7 +48,7 @@ def tree_pformat(
             weak = "weak_" if getattr(node, "weak_type", False) else ""
             return wl.array_summary(node.shape, weak + node.dtype.name, kind=None)
         if isinstance(node, jax.custom_jvp | jax.custom_vjp):
-            return wl.pdoc(node.__wrapped__)
+            return wl.pdoc(getattr(node, "__wrapped__", node.fun))
         return None
 
     return wl.pformat(

@@ -147,11 +147,11 @@ def _running_modules() -> list[Module]:
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
-        is_layer = isinstance(owner, Module)
-        if is_layer and not isinstance(owner, BoundMethod | Partial | Wrapper):
+        if isinstance(owner, Module):
             found.append(owner)
         frame = frame.f_back
-    return found
+    around = (BoundMethod, Partial, Wrapper)
+    return [module for module in found if not isinstance(module, around)]
 
 
 def _path_to(target: Module, root: Module) -> str | None:
