@@ -1,0 +1,138 @@
+"""Every layer, once: how to build it, what it takes, and who vouches for its numbers.
+
+The laws in tests/laws run on every row; a public layer without a row fails them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+import vernal as vn
+from vernal import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer: ``make(key, dtype)`` builds it, for one example of ``shape``."""
+
+    name: str
+    make: Callable[[Any, Any], Any]
+    shape: tuple[int, ...]
+    oracle: str  # the test file in which another implementation vouches for it
+    stateful: bool = False
+    has_key: bool = False  # needs a key in training
+
+    def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
+        """The layer and its state, which is empty for most."""
+        return nn.make_with_state(self.make)(jr.key(0), dtype)
+
+    def batch(self, size: int = 4, dtype: Any = jnp.float32, seed: int = 1) -> Any:
+        """A batch of inputs."""
+        return jr.normal(jr.key(seed), (size, *self.shape)).astype(dtype)
+
+    def call(self, layer: Any, state: Any, xs: Any) -> tuple[Any, Any]:
+        """Applies the layer to a batch; for all layers as if they were stateful."""
+
+        def one(x: Any, key: Any, state: Any) -> tuple[Any, Any]:
+            extra = {"key": key} if self.has_key else {}
+            out = layer(x, state, **extra) if self.stateful else layer(x, **extra)
+            return out if self.stateful else (out, state)
+
+        keys = jr.split(jr.key(7), xs.shape[0])
+        axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
+        return jax.vmap(one, axis_name="batch", **axes)(xs, keys, state)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _spectral(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Linear]:
+    linear = nn.Linear(3, 5, dtype=dtype, key=key)
+    return nn.SpectralNorm(linear, "weight", key=key)
+
+
+def _sequential(key: Any, dtype: Any) -> nn.Sequential:
+    norm = nn.BatchNorm(5, "batch", dtype=dtype)
+    return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
+
+
+def _mlp(key: Any, dtype: Any) -> nn.MLP:
+    return nn.MLP(3, 2, 8, 2, activation=jnp.tanh, dtype=dtype, key=key)
+
+
+def _mlp_prelu(key: Any, dtype: Any) -> nn.MLP:
+    slope = nn.PReLU(jnp.full((8,), 0.25, dtype))
+    return nn.MLP(3, 2, 8, 2, activation=slope, dtype=dtype, key=key)
+
+
+def _conv(layer: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
+    return lambda key, dtype: layer(2, 4, 3, dtype=dtype, key=key, **kwargs)
+
+
+def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
+    return lambda key, dtype: layer(*args, **kwargs)
+
+
+def _typed(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
+    return lambda key, dtype: layer(*args, dtype=dtype, **kwargs)
+
+
+ROWS = [
+    Row("Linear", lambda k, d: nn.Linear(3, 5, dtype=d, key=k), (3,), "nn/test_linear"),
+    Row("MLP", _mlp, (3,), "nn/test_mlp"),
+    Row("MLP with PReLU", _mlp_prelu, (3,), "nn/test_prelu"),
+    Row("Identity", _plain(nn.Identity), (3,), "nn/test_simple"),
+    Row("Lambda", _plain(nn.Lambda, jnp.tanh), (3,), "nn/test_simple"),
+    Row("Dropout", _plain(nn.Dropout, 0.5), (64,), "nn/test_simple", has_key=True),
+    Row("Sequential", _sequential, (3,), "nn/test_sequential", stateful=True),
+    Row("Conv", _conv(nn.Conv, num_spatial_dims=1), (2, 8), "nn/test_conv"),
+    Row("Conv1d", _conv(nn.Conv1d), (2, 8), "nn/test_conv"),
+    Row("Conv2d", _conv(nn.Conv2d, padding=1), (2, 6, 5), "nn/test_conv"),
+    Row("Conv3d", _conv(nn.Conv3d, groups=2), (2, 4, 4, 4), "nn/test_conv"),
+    Row("AvgPool1d", _plain(nn.AvgPool1d, 2, 2), (2, 8), "nn/test_pool"),
+    Row("AvgPool2d", _plain(nn.AvgPool2d, 2, 2), (2, 6, 4), "nn/test_pool"),
+    Row("AvgPool3d", _plain(nn.AvgPool3d, 2), (2, 3, 4, 4), "nn/test_pool"),
+    Row("MaxPool1d", _plain(nn.MaxPool1d, 2, 2), (2, 8), "nn/test_pool"),
+    Row("MaxPool2d", _plain(nn.MaxPool2d, 2, 2), (2, 6, 4), "nn/test_pool"),
+    Row("MaxPool3d", _plain(nn.MaxPool3d, 2), (2, 3, 4, 4), "nn/test_pool"),
+    Row(
+        "Pool",
+        _plain(nn.Pool, 0, jax.lax.add, num_spatial_dims=1, kernel_size=2),
+        (2, 8),
+        "nn/test_pool",
+    ),
+    Row("LayerNorm", _typed(nn.LayerNorm, 6), (6,), "nn/test_layer_norm"),
+    Row("RMSNorm", _typed(nn.RMSNorm, 6), (6,), "nn/test_layer_norm"),
+    Row("GroupNorm", _typed(nn.GroupNorm, 2, 4), (4, 3, 3), "nn/test_group_norm"),
+    Row("PReLU", lambda k, d: nn.PReLU(jnp.asarray(0.1, d)), (3,), "nn/test_prelu"),
+    Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row(
+        "BatchNorm",
+        _typed(nn.BatchNorm, 2, "batch"),
+        (2, 3),
+        "nn/test_batch_norm",
+        stateful=True,
+    ),
+    Row(
+        "BatchNorm ema",
+        _typed(nn.BatchNorm, 2, "batch", mode="ema"),
+        (2, 3),
+        "nn/test_batch_norm",
+        stateful=True,
+    ),
+]
+
+STATEFUL = [row for row in ROWS if row.stateful]
+
+# Base classes and containers of values, which are no layers.
+NO_LAYERS = {"State", "StateIndex", "StatefulLayer"}
+
+
+def public_layers() -> set[str]:
+    """The names of all public Module classes in ``vernal.nn`` that are layers."""
+    classes = {n for n in nn.__all__ if isinstance(getattr(nn, n), type)}
+    return {n for n in classes if issubclass(getattr(nn, n), vn.Module)} - NO_LAYERS
