@@ -171,9 +171,8 @@ class Module(metaclass=_ModuleMeta):
             return True
         if type(self) is not type(other):
             return NotImplemented
-        leaves = jax.tree.leaves((self, other))
-        if any(isinstance(x, jax.core.Tracer) for x in leaves):
-            return False  # values are not known yet, and `==` must be a bool
+        if any(map(_is_unknown, jax.tree.leaves((self, other)))):
+            return False
         return bool(tree_equal(self, other))
 
     def __hash__(self) -> int:
@@ -183,6 +182,12 @@ class Module(metaclass=_ModuleMeta):
 
     def __repr__(self) -> str:
         return tree_pformat(self)
+
+
+def _is_unknown(x: Any) -> bool:
+    """Whether a leaf has no value to compare: it is traced, or was donated."""
+    traced = isinstance(x, jax.core.Tracer)
+    return traced or (isinstance(x, jax.Array) and x.is_deleted())
 
 
 def _check_value(self: Any, name: str, value: Any) -> None:
