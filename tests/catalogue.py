@@ -4,6 +4,7 @@ The laws in tests/laws run on every row; a public layer without a row fails them
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,7 +90,9 @@ ROWS = [
     Row("Lambda", _plain(nn.Lambda, jnp.tanh), (3,), "nn/test_simple"),
     Row("Dropout", _plain(nn.Dropout, 0.5), (64,), "nn/test_simple", has_key=True),
     Row("Sequential", _sequential, (3,), "nn/test_sequential", stateful=True),
-    Row("Conv", _conv(nn.Conv, num_spatial_dims=1), (2, 8), "nn/test_conv"),
+    Row(
+        "Conv", lambda k, d: nn.Conv(1, 2, 4, 3, dtype=d, key=k), (2, 8), "nn/test_conv"
+    ),
     Row("Conv1d", _conv(nn.Conv1d), (2, 8), "nn/test_conv"),
     Row("Conv2d", _conv(nn.Conv2d, padding=1), (2, 6, 5), "nn/test_conv"),
     Row("Conv3d", _conv(nn.Conv3d, groups=2), (2, 4, 4, 4), "nn/test_conv"),

@@ -11,6 +11,12 @@ from ._module.callables import (
 )
 from ._module.fields import field as field
 from ._module.module import Module as Module
+from ._serialisation import (
+    default_deserialise_filter_spec as default_deserialise_filter_spec,
+    default_serialise_filter_spec as default_serialise_filter_spec,
+    tree_deserialise_leaves as tree_deserialise_leaves,
+    tree_serialise_leaves as tree_serialise_leaves,
+)
 from ._transform.grad import (
     filter_grad as filter_grad,
     filter_value_and_grad as filter_value_and_grad,
@@ -45,6 +51,8 @@ __all__ = [
     "Partial",
     "apply_updates",
     "combine",
+    "default_deserialise_filter_spec",
+    "default_serialise_filter_spec",
     "errors",
     "field",
     "filter",
@@ -64,9 +72,11 @@ __all__ = [
     "partition",
     "tree_at",
     "tree_check",
+    "tree_deserialise_leaves",
     "tree_equal",
     "tree_flatten_one_level",
     "tree_pformat",
     "tree_pprint",
+    "tree_serialise_leaves",
     "typing",
 ]

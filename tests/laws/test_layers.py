@@ -108,8 +108,8 @@ def test_half_precision(row: Row, dtype: Any) -> None:
     """Half in, half out, close to float32; the state keeps float32."""
     layer, state = row.split()
     want, _ = row.call(layer, state, row.batch())
-    half, half_state = row.split(dtype)
-    got, new_state = row.call(half, half_state, row.batch(dtype=dtype))
+    half = jax.tree.map(lambda p: p.astype(dtype), layer)
+    got, new_state = row.call(half, state, row.batch(dtype=dtype))
     assert got.dtype == dtype
     dtypes = {x.dtype for x in jax.tree.leaves(new_state)}
     assert dtypes <= {jnp.dtype("float32"), jnp.dtype("int32"), jnp.dtype("bool")}

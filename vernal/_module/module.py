@@ -16,6 +16,7 @@ from ..errors import FrozenModuleError, ModuleError, report
 from .abstract import check_concrete, still_abstract, take_abstract
 from .fields import field
 from .methods import Method
+from .pickling import get_state, set_state
 from .register import register
 
 
@@ -182,6 +183,12 @@ class Module(metaclass=_ModuleMeta):
 
     def __repr__(self) -> str:
         return tree_pformat(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return get_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        set_state(self, state)
 
 
 def _is_unknown(x: Any) -> bool:

@@ -9,21 +9,54 @@ from .._state.build import (
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
 from ._batch_norm import BatchNorm as BatchNorm
+from ._conv import (
+    Conv as Conv,
+    Conv1d as Conv1d,
+    Conv2d as Conv2d,
+    Conv3d as Conv3d,
+)
+from ._group_norm import GroupNorm as GroupNorm
+from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
 from ._mode import inference_mode as inference_mode
+from ._pool import (
+    AvgPool1d as AvgPool1d,
+    AvgPool2d as AvgPool2d,
+    AvgPool3d as AvgPool3d,
+    MaxPool1d as MaxPool1d,
+    MaxPool2d as MaxPool2d,
+    MaxPool3d as MaxPool3d,
+    Pool as Pool,
+)
+from ._prelu import PReLU as PReLU
 from ._sequential import Sequential as Sequential
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
 
 __all__ = [
-    "MLP",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm",
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "Dropout",
+    "GroupNorm",
     "Identity",
     "Lambda",
+    "LayerNorm",
     "Linear",
+    "MLP",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "PReLU",
+    "Pool",
+    "RMSNorm",
     "Sequential",
     "SpectralNorm",
     "State",

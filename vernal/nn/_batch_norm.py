@@ -1,9 +1,10 @@
 """Batch normalization."""
 
 from collections.abc import Hashable
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,11 +13,20 @@ from .._state.index import StateIndex
 from .._state.state import State
 from ..errors import AxisNameError
 from ..typing import AxisName, DTypeLike, Key
-from ._checks import check_floating, check_shape, check_state, fail, is_size, require
+from ._checks import (
+    check_floating,
+    check_shape,
+    check_state,
+    fail,
+    is_number,
+    is_size,
+    require,
+)
 from ._init import default_dtype
 from ._numerics import (
     axis_names,
     batch_moments,
+    blend,
     compute_dtype,
     normalize,
     running_rate,
@@ -45,12 +55,11 @@ class BatchNorm(StatefulLayer):
     running averages including this batch.
 
     The running averages are weighted means over past steps with weights
-    ``momentum**age``, normalized to 1 at every step. They differ from PyTorch's and
-    Flax's, which start as if 0 and 1 had been seen for ever, and approach these with
-    time. PyTorch's ``momentum`` is our ``1 - momentum``, and it stores the unbiased
-    variance. Where the mean of a channel jumps by more than a thousand running
-    standard deviations between two steps, the variance of that step is inexact in
-    float32.
+    ``momentum**age``, normalized to 1 at every step. (In mode "ema" the first step
+    has in addition the weight of all that might have been before it.) They differ
+    from PyTorch's and Flax's, which start as if 0 and 1 had been seen for ever, and
+    approach these with time. PyTorch's ``momentum`` is our ``1 - momentum``, and it
+    stores the unbiased variance.
 
     Reference: Ioffe and Szegedy, *Batch Normalization: Accelerating Deep Network
     Training by Reducing Internal Covariate Shift*, 2015, arXiv:1502.03167.
@@ -62,7 +71,8 @@ class BatchNorm(StatefulLayer):
         eps: added to the variance, in its units; at least 0.
         channelwise_affine: whether to learn ``weight`` and ``bias`` per channel.
         momentum: weight of the past in the running averages, in [0, 1]. 0 keeps only
-            the last batch; 1 weighs all steps equally.
+            the last batch; 1 weighs all steps equally (in mode "ema" it keeps the
+            first).
         inference: use the running averages and leave them as they are. See
             :func:`inference_mode`.
         dtype: of ``weight`` and ``bias``; by default float32 (float64 in 64-bit
@@ -78,8 +88,8 @@ class BatchNorm(StatefulLayer):
 
     Raises:
         HyperparameterError: an argument is outside its range.
-        InputError: wrong number of channels, an integer input, or only one value per
-            channel in the whole batch.
+        InputError: wrong number of channels, an integer input, or fewer than two
+            values per channel in the whole batch.
         AxisNameError: no axis of that name is in scope.
 
     >>> import vernal as vn, jax, jax.numpy as jnp
@@ -118,8 +128,10 @@ class BatchNorm(StatefulLayer):
         dtype: DTypeLike | None = None,
         mode: Literal["ema", "batch", "legacy"] = "legacy",
     ) -> None:
-        _check_arguments(input_size, axis_name, eps, momentum, mode)
+        _check_arguments(input_size, axis_name, eps, channelwise_affine, momentum, mode)
         dtype = default_dtype(dtype)
+        is_real = jnp.issubdtype(dtype, jnp.floating)
+        require(is_real, "BatchNorm", "dtype", "a real floating dtype", dtype)
         self.weight = jnp.ones(input_size, dtype) if channelwise_affine else None
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
@@ -129,12 +141,12 @@ class BatchNorm(StatefulLayer):
         self.ema_state_index = StateIndex(identity) if is_ema else None
         self.batch_counter = None if is_ema else StateIndex(jnp.array(0, jnp.int32))
         self.batch_state_index = None if is_ema else StateIndex(identity)
-        self.axis_name = tuple(axis_name) if type(axis_name) is list else axis_name
+        self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
         self.inference = inference
         self.input_size = input_size
-        self.eps = eps
+        self.eps = float(eps)
         self.channelwise_affine = channelwise_affine
-        self.momentum = momentum
+        self.momentum = float(momentum)
         self.mode = "ema" if is_ema else "batch"
 
     def __call__(
@@ -177,18 +189,15 @@ class BatchNorm(StatefulLayer):
         self, x: Array, state: State, inference: bool
     ) -> tuple[Array, Array, State]:
         assert self.batch_counter is not None and self.batch_state_index is not None
-        mean, variance = state.get(self.batch_state_index)
+        running = state.get(self.batch_state_index)
         if inference:
-            return mean, variance, state
+            return *running, state
         count = state.get(self.batch_counter)
-        now = self._moments(x, mean, count == 0)
-        rate = running_rate(count + 1, self.momentum, mean.dtype)
-        running = tuple(
-            old + rate * (lax.stop_gradient(new).astype(old.dtype) - old)
-            for old, new in zip((mean, variance), now, strict=True)
-        )
+        now = self._moments(x, running[0])
+        rate = running_rate(count + 1, self.momentum, running[0].dtype)
+        _, kept = _average(running, now, rate)
         state = state.set(self.batch_counter, count + 1)
-        return *now, state.set(self.batch_state_index, running)
+        return *now, state.set(self.batch_state_index, kept)
 
     def _ema(
         self, x: Array, state: State, inference: bool
@@ -199,49 +208,67 @@ class BatchNorm(StatefulLayer):
         if inference:
             return *running, state
         is_first = state.get(self.ema_first_time_index)
-        now = self._moments(x, running[0], is_first)
-        rate = jnp.where(is_first, 1, 1 - self.momentum).astype(now[0].dtype)
-        mean, variance = (
-            old.astype(new.dtype) + rate * (new - old.astype(new.dtype))
-            for old, new in zip(running, now, strict=True)
-        )
-        kept = tuple(
-            lax.stop_gradient(new).astype(old.dtype)
-            for old, new in zip(running, (mean, variance), strict=True)
-        )
+        now = self._moments(x, running[0])
+        rate = jnp.where(is_first, 1, 1 - self.momentum)
+        averages, kept = _average(running, now, rate)
         state = state.set(self.ema_first_time_index, jnp.zeros_like(is_first))
-        return mean, variance, state.set(self.ema_state_index, kept)
+        return *averages, state.set(self.ema_state_index, kept)
 
-    def _moments(
-        self, x: Array, previous: Array, is_first: Array
-    ) -> tuple[Array, Array]:
+    def _moments(self, x: Array, guess: Array) -> tuple[Array, Array]:
         names = axis_names(self.axis_name)
         try:
-            values = x[0].size * lax.psum(1, names)
+            examples = lax.psum(1, names)
         except NameError:
             _fail_unbound(self)
-        if values == 1:
+        if x[0].size * examples < 2:
             fail(
                 self,
-                "the batch has only one value per channel",
+                "the batch has fewer than two values per channel",
                 expected="at least two values, over examples and spatial axes",
-                got=f"one example of shape {tuple(x.shape)}",
+                got=f"{examples} example(s) of shape {tuple(x.shape)}",
                 fix="use a larger batch, or `inference_mode`",
             )
-        return batch_moments(x, names, previous, is_first)
+        return batch_moments(x, names, guess)
+
+
+def _average(old: _Moments, new: _Moments, rate: Array) -> tuple[_Moments, _Moments]:
+    """The running averages with this batch, and what to store of them."""
+    stored = old[0].dtype
+    dtype = np.promote_types(stored, new[0].dtype)
+    mean, variance = (
+        blend(a.astype(dtype), b.astype(dtype), rate.astype(dtype))
+        for a, b in zip(old, new, strict=True)
+    )
+    kept = (mean.astype(stored), variance.astype(stored))
+    return (mean, variance), lax.stop_gradient(kept)
 
 
 def _check_arguments(
-    input_size: int, axis_name: AxisName, eps: float, momentum: float, mode: str
+    input_size: Any,
+    axis_name: Any,
+    eps: Any,
+    channelwise_affine: Any,
+    momentum: Any,
+    mode: Any,
 ) -> None:
-    require(is_size(input_size), "BatchNorm", "input_size", "an int ≥ 1", input_size)
-    is_name = axis_name is not None and axis_name not in ([], ())
-    require(is_name, "BatchNorm", "axis_name", "a name, or several", axis_name)
-    require(eps >= 0, "BatchNorm", "eps", "a number ≥ 0", eps)
-    in_range = 0 <= momentum <= 1
-    require(in_range, "BatchNorm", "momentum", "a number from 0 to 1", momentum)
-    modes = ("batch", "ema", "legacy")
-    require(mode in modes, "BatchNorm", "mode", '"batch" or "ema"', mode)
+    def check(ok: bool, name: str, expected: str, got: Any) -> None:
+        require(ok, "BatchNorm", name, expected, got)
+
+    check(is_size(input_size), "input_size", "an int ≥ 1", input_size)
+    check(_is_axis_name(axis_name), "axis_name", "a name, or several", axis_name)
+    check(is_number(eps), "eps", "a number ≥ 0", eps)
+    is_bool = isinstance(channelwise_affine, bool)
+    check(is_bool, "channelwise_affine", "True or False", channelwise_affine)
+    ok = is_number(momentum, maximum=1)
+    check(ok, "momentum", "a number from 0 to 1", momentum)
+    check(mode in ("batch", "ema", "legacy"), "mode", '"batch" or "ema"', mode)
+
+
+def _is_axis_name(axis_name: Any) -> bool:
+    """Whether this is a name or several; JAX takes numbers for positions of axes."""
+    names: tuple[Any, ...] = axis_names(axis_name)
+    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
+    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
 
 
 def _fail_unbound(layer: BatchNorm) -> None:

@@ -1,10 +1,13 @@
 """What layers check at their boundary, and the one voice in which they complain."""
 
 import inspect
+import math
+import numbers
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._module.callables import BoundMethod, Partial
 from .._module.module import Module
@@ -25,14 +28,29 @@ def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
             report(
                 f"{layer}: bad argument `{name}`.",
                 expected=expected,
-                got=f"{got!r} ({type(got).__name__})",
+                got=f"{_one_line(got)} ({type(got).__name__})",
             )
         )
 
 
+def _one_line(x: Any) -> str:
+    text = " ".join(repr(x).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def is_size(x: Any, minimum: int = 1) -> bool:
-    """Whether ``x`` is an integer (and no bool) of at least ``minimum``."""
-    return isinstance(x, int) and not isinstance(x, bool) and x >= minimum
+    """Whether ``x`` is an integer (and no bool) of at least ``minimum``.
+
+    NumPy's integers count too: ``np.prod(shape)`` is one.
+    """
+    is_int = isinstance(x, int | np.integer) and not isinstance(x, bool)
+    return is_int and bool(x >= minimum)
+
+
+def is_number(x: Any, minimum: float = 0.0, maximum: float = math.inf) -> bool:
+    """Whether ``x`` is a finite real number (and no bool or array) in that range."""
+    is_real = isinstance(x, numbers.Real) and not isinstance(x, bool)
+    return is_real and math.isfinite(x) and bool(minimum <= x <= maximum)
 
 
 def check_array(layer: Module, x: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._module.fields import field
@@ -23,7 +24,8 @@ class Linear(Module):
     ±1/√in_features, as in PyTorch (Flax draws a truncated normal and zero bias).
 
     Arguments:
-        in_features: size of the input, or ``"scalar"`` for inputs of shape ``()``.
+        in_features: size of the input, or ``"scalar"`` for inputs of shape ``()``
+            and Python numbers.
         out_features: size of the output, or ``"scalar"``.
         use_bias: whether to add ``b``.
         dtype: of the parameters; by default float32 (float64 in 64-bit mode).
@@ -34,7 +36,7 @@ class Linear(Module):
         bias: ``(out_features,)``, or None.
 
     Raises:
-        HyperparameterError: a size is neither a positive int nor "scalar".
+        HyperparameterError: a size is neither an int ≥ 0 nor "scalar".
         InputError: the input has another shape.
 
     >>> import vernal as vn, jax, jax.numpy as jnp
@@ -74,7 +76,8 @@ class Linear(Module):
     ) -> Float[Array, " out_features"]:
         """Applies the map to one example ``(in_features,)``; ``key`` is not used."""
         if self.in_features == "scalar":
-            check_shape(self, x, "")
+            if not np.isscalar(x):
+                check_shape(self, x, "")
             x = jnp.broadcast_to(x, (1,))
         else:
             check_shape(self, x, "in_features", in_features=self.in_features)
@@ -85,6 +88,6 @@ class Linear(Module):
 
 
 def _count(name: str, size: Size) -> int:
-    ok = size == "scalar" or is_size(size)
-    require(ok, "Linear", name, 'an int ≥ 1, or "scalar"', size)
+    ok = is_size(size, minimum=0) or (isinstance(size, str) and size == "scalar")
+    require(ok, "Linear", name, 'an int ≥ 0, or "scalar"', size)
     return 1 if size == "scalar" else size

@@ -77,7 +77,8 @@ class MLP(Module):
         key: Key,
     ) -> None:
         require(is_size(depth, 0), "MLP", "depth", "an int ≥ 0", depth)
-        require(is_size(width_size), "MLP", "width_size", "an int ≥ 1", width_size)
+        is_width = is_size(width_size, 0)
+        require(is_width, "MLP", "width_size", "an int ≥ 0", width_size)
         require(not scan, "MLP", "scan", "False: scanning is not available yet", scan)
         sizes = [in_size, *[width_size] * depth, out_size]
         biases = [*[use_bias] * depth, use_final_bias]

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import Key
-from ._checks import check_array, fail, require
+from ._checks import check_array, fail, is_number, require
 
 
 class Identity(Module):
@@ -86,7 +86,8 @@ class Dropout(Module):
         *,
         deterministic: bool | None = None,
     ) -> None:
-        require(0 <= p <= 1, "Dropout", "p", "a probability, from 0 to 1", p)
+        ok = is_number(p, maximum=1)
+        require(ok, "Dropout", "p", "a probability, from 0 to 1", p)
         self.p = p
         self.inference = inference if deterministic is None else deterministic
 

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
+from .._tree.filters import is_inexact_array
 from .._tree.surgery import tree_at
 from ..typing import Key
-from ._checks import check_state, is_size, require
+from ._checks import check_state, is_number, is_size, require
 from ._numerics import compute_dtype, power_iteration
 from ._stateful import StatefulLayer
 
@@ -83,7 +84,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         self.layer = layer
         self.weight_name = weight_name
         self.num_power_iterations = num_power_iterations
-        self.eps = eps
+        self.eps = float(eps)
         self.inference = inference
         matrix = self._matrix()
         u, v = (
@@ -116,14 +117,14 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         check_state(self, state)
         inference = self.inference if inference is None else inference
         matrix = self._matrix()
-        u, v = state.get(self.uv_index)
+        u, v = lax.stop_gradient(state.get(self.uv_index))
         if not inference and self.num_power_iterations > 0:
             fixed = lax.stop_gradient(matrix)
             steps = self.num_power_iterations
             u, v = power_iteration(fixed, u, v, steps, self.eps)
             state = state.set(self.uv_index, (u, v))
-        u, v = lax.stop_gradient((u, v))
-        sigma = jnp.vdot(u, jnp.matmul(matrix, v, precision="highest"))
+        product = jnp.matmul(matrix, v, precision="highest")
+        sigma = jnp.vdot(u, product, precision="highest")
         normalized = matrix / jnp.where(sigma == 0, 1, sigma)
         weight = getattr(self.layer, self.weight_name)
         normalized = normalized.reshape(weight.shape).astype(weight.dtype)
@@ -136,15 +137,16 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         return weight.reshape(weight.shape[0], -1).astype(dtype)
 
 
-def _check_arguments(layer: Any, weight_name: str, steps: int, eps: float) -> None:
-    weight = getattr(layer, weight_name, None)
-    require(
-        getattr(weight, "ndim", 0) >= 2,
-        "SpectralNorm",
-        "weight_name",
-        f"an attribute of {type(layer).__name__} that is an array with ≥ 2 axes",
-        weight_name,
-    )
-    is_count = is_size(steps, minimum=0)
-    require(is_count, "SpectralNorm", "num_power_iterations", "an int ≥ 0", steps)
-    require(eps >= 0, "SpectralNorm", "eps", "a number ≥ 0", eps)
+def _check_arguments(layer: Any, weight_name: Any, steps: Any, eps: Any) -> None:
+    def check(ok: bool, name: str, expected: str, got: Any) -> None:
+        require(ok, "SpectralNorm", name, expected, got)
+
+    check(callable(layer), "layer", "a callable layer", layer)
+    is_text = isinstance(weight_name, str)
+    weight: Any = getattr(layer, weight_name, None) if is_text else None
+    is_matrix = is_inexact_array(weight) and weight.ndim >= 2
+    is_real = is_matrix and jnp.issubdtype(weight.dtype, jnp.floating)
+    expected = f"an attribute of {type(layer).__name__}, a real array with ≥ 2 axes"
+    check(is_real, "weight_name", expected, weight_name)
+    check(is_size(steps, 0), "num_power_iterations", "an int ≥ 0", steps)
+    check(is_number(eps), "eps", "a number ≥ 0", eps)
