@@ -13,12 +13,12 @@ LAYERS = {
     3: {"_transform"},
     4: {"_state"},
     5: {"nn"},
-    6: {"checkpoint", "debug", "_runtime", "interop", "_serialise"},
+    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation"},
 }
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 
 # What every layer of nn may import; these import nothing else of nn.
-NN_BASE = {"_checks", "_numerics", "_mode", "_fields", "_init"}
+NN_BASE = {"_checks", "_init", "_mode", "_numerics", "_spatial", "_stateful"}
 
 
 def edges(sources):

@@ -99,11 +99,12 @@ def batch_moments(
     """
     x = x.reshape(x.shape[0], -1)
     guess = lax.stop_gradient(guess).astype(compute_dtype(x.dtype))
-    guess = jnp.where(jnp.isfinite(guess), guess, 0)  # there was NaN in a batch before
+    # After a batch with NaN or absurd values in it, training must be able to go on.
+    guess = jnp.where(jnp.isfinite(jnp.square(guess)), guess, 0)
     rough = _moments_about(guess, x, names)
     mean, variance = lax.stop_gradient(rough)
-    # Then the variance is right to some 1e-5, or (in a constant channel) to far less
-    # than the square of what the mean resolves.
+    # Within this bound, cancellation costs no more than 1e-5 of the variance, or (in a
+    # constant channel) far less than the mean resolves.
     bound = 100 * variance + jnp.square(1e-5 * mean)
     is_fine = jnp.square(mean - guess) <= bound
     fixed = lax.stop_gradient(x)

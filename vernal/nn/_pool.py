@@ -15,9 +15,9 @@ from .._module.fields import field
 from .._module.module import Module
 from ..typing import ArrayLike, Key
 from ._checks import check_shape, fail, is_size, require
-from ._conv import Padding, Pairs, Sizes, per_axis, per_side, spatial_names
 from ._init import default_dtype
 from ._numerics import compute_dtype
+from ._spatial import Padding, Pairs, Sizes, per_axis, per_side, spatial_names
 
 
 class Pool(Module):
