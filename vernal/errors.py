@@ -26,6 +26,12 @@ def report(title: str, *, expected: str = "", got: str = "", fix: str = "") -> s
     return "\n".join([title, *lines])
 
 
+def short(x: object, limit: int = 60) -> str:
+    """A value, or a text, as one line of at most ``limit`` characters."""
+    text = " ".join((x if isinstance(x, str) else repr(x)).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 class VernalError(Exception):
     """The root of all errors of this package: catch it to catch them all."""
 

@@ -1,6 +1,7 @@
 """``Module`` as a value: equality, hash, repr, copies, pickles, and plain JAX."""
 
 import copy
+import functools
 import pickle
 
 import jax
@@ -195,37 +196,33 @@ def test_shallow_and_deep_copies():
             x.first = 1
 
 
-JAX_FUNCTIONS = [jnp.tanh, jax.nn.relu, jnp.add, jax.nn.gelu, jax.lax.tanh]
-
-
-@pytest.mark.parametrize("fn", JAX_FUNCTIONS, ids=lambda fn: fn.__name__)
-def test_deep_copies_keep_functions(fn):
-    """A deep copy has the same functions, so it fits the original leaf by leaf."""
-    # defect: JAX's jitted functions are copied, and unequal to the original
+@pytest.mark.parametrize("fn", [jnp.tanh, jax.nn.relu, jnp.add])
+def test_functions_of_jax_are_copied_and_pickled(fn):
+    """Functions of JAX, whatever they are made of, come back as the same ones."""
+    # defect: jnp.add, a ufunc, has a `__name__` but no `__qualname__`
     for model in (vn.nn.Lambda(fn), Node(1, tag=fn, fn=None)):
-        deep = copy.deepcopy(model)
-        assert jax.tree.structure(deep) == jax.tree.structure(model)
-        assert deep == model
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert jax.tree.structure(twin) == jax.tree.structure(model)
 
 
-@pytest.mark.parametrize("fn", JAX_FUNCTIONS, ids=lambda fn: fn.__name__)
-def test_pickles_keep_functions(fn):
-    """Functions of JAX, such as any activation, are pickled by their name."""
-    # defect: PicklingError: it's not the same object as jax._src.numpy.ufuncs.tanh
-    for model in (vn.nn.Lambda(fn), Node(1, tag=fn, fn=None)):
-        back = pickle.loads(pickle.dumps(model))
-        assert jax.tree.structure(back) == jax.tree.structure(model)
+def test_functions_that_only_look_like_others():
+    """What its own name does not lead to is never replaced by what the name gives."""
+    impostor = functools.wraps(copy.copy)(lambda x: x)
+    assert copy.deepcopy(Node(1, fn=impostor)).fn is impostor
+    node = Node(("math", "pi"), tag=("math", "pi"), fn=None)
+    twin = pickle.loads(pickle.dumps(node))
+    assert twin.first == twin.tag == ("math", "pi")
 
 
 def test_built_in_models_are_copied_and_pickled():
     """A model of built-in layers with its default activations is copied and pickled."""
-    # defect: as above; `copy.deepcopy` is how target networks are made
     model = built_in_model()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         mean = jax.tree.map(lambda a, b: (a + b) / 2, model, other)
         assert bool(vn.tree_equal(mean, model))
 
 
+@functools.cache  # compiling the initializers takes most of the time
 def built_in_model():
     keys = jax.random.split(jax.random.key(0), 3)
     return vn.nn.Sequential(

@@ -103,6 +103,20 @@ def test_a_mean_of_ten_thousand_standard_deviations(shape, mode):
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_gradients_at_a_mean_of_ten_thousand_standard_deviations(step):
+    """They are as exact as the mean is: to a thousandth of their size."""
+    norm, state = make_with_state(BatchNorm)(2, "batch")
+    xs = jnp.asarray(1e4 + normal((32, 2)), jnp.float32)
+    cotangents = jnp.asarray(normal((32, 2), 1), jnp.float32)
+    for _ in range(step):
+        grad = jax.grad(lambda xs, s: jnp.sum(call(norm, xs, s)[0] * cotangents))
+        got = grad(xs, state)
+        _, state = call(norm, xs, state)
+    expected = oracles.batch_norm_gradients(xs, cotangents, norm.weight, 1e-5).xs
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-3 * np.max(expected))
+
+
 def test_float64_stays():
     """In 64-bit mode nothing is computed or stored in less than float64."""
     with x64():
@@ -161,7 +175,7 @@ def test_a_bad_batch_does_not_spoil_the_next(bad):
 
 
 def test_momentum_0_forgets_a_bad_batch():
-    """With momentum 0 the averages are exactly the last batch's, whatever was before."""
+    """With momentum 0 the averages are the last batch's, whatever was before."""
     norm, state = make_with_state(BatchNorm)(2, "batch", momentum=0.0)
     xs = jnp.asarray(normal((8, 2)), float)
     for before in (jnp.full_like(xs, jnp.nan), 1e6 * xs):

@@ -130,7 +130,7 @@ def test_it_is_frozen():
 def test_make_index():
     """An index is rebuilt with a given identity, without running `__init__`."""
     index = StateIndex(jnp.ones(2))
-    again = make_index(index.marker, index.ndims, index.init)
+    again = make_index(index.marker, index.shapes, index.init)
     assert identical(again, index) and type(again) is StateIndex
 
 
@@ -147,7 +147,7 @@ def test_slots_are_values():
 
 def test_fresh_identities_are_not():
     """A fresh identity is equal to itself only."""
-    assert Fresh(False) != Fresh(False)
+    assert Fresh() != Fresh()
 
 
 def test_constructed_under_jit():

@@ -1,7 +1,7 @@
 """Custom state of every kind through every transformation of JAX.
 
 Each layer is called a few times by hand; a transformation must give the same outputs
-and the same final state. (The built-in layers: tests/laws/test_stateful_transforms.py.)
+and the same final state.
 """
 
 import jax
@@ -30,7 +30,7 @@ class Count(vn.Module):
 
 
 class Noise(vn.Module):
-    """Keeps a PRNG key, and draws from it at each call."""
+    """Keeps a PRNG key, adds a number from it, and goes on with another key."""
 
     index: StateIndex
 
@@ -38,8 +38,10 @@ class Noise(vn.Module):
         self.index = StateIndex(jax.random.key(7))
 
     def __call__(self, x, state):
-        key, now = jax.random.split(state.get(self.index))
-        return x + jax.random.uniform(now), state.set(self.index, key)
+        key = state.get(self.index)
+        number = jax.random.key_data(key)[1] % 8
+        next_key = jax.random.fold_in(key, 1)
+        return x + number.astype(x.dtype), state.set(self.index, next_key)
 
 
 class History(vn.Module):
@@ -286,6 +288,9 @@ def test_custom_jvp(made):
     assert float(jax.grad(call)(X)) == 7.0
 
 
+SPECS = {"in_specs": (P("devices"), P()), "out_specs": (P("devices"), P())}
+
+
 def devices():
     return Mesh(np.array(jax.devices()[:8]), ("devices",))
 
@@ -296,13 +301,8 @@ def test_shard_map(made):
     xs = jnp.arange(8.0)
     each = jax.vmap(layer, in_axes=(0, None), out_axes=(0, None))
     expected = each(xs, fresh(state))
-    sharded = jax.shard_map(
-        each,
-        mesh=devices(),
-        in_specs=(P("devices"), P()),
-        out_specs=(P("devices"), P()),
-    )
-    assert_same(jax.jit(sharded)(xs, state), expected)
+    sharded = jax.jit(jax.shard_map(each, mesh=devices(), **SPECS))
+    assert_same(sharded(xs, state), expected)
 
 
 class Average(vn.Module):
@@ -323,8 +323,7 @@ class Average(vn.Module):
 def test_collectives_over_devices():
     """What is reduced over the devices may go into the replicated state."""
     layer, state = make_with_state(Average)()
-    specs = {"in_specs": (P("devices"), P()), "out_specs": (P("devices"), P())}
-    call = jax.jit(jax.shard_map(layer, mesh=devices(), **specs))
+    call = jax.jit(jax.shard_map(layer, mesh=devices(), **SPECS))
     xs = jnp.arange(16.0)
     for n in (1, 2):
         ys, state = call(xs, state)

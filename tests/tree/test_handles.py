@@ -8,10 +8,11 @@ import vernal as vn
 from tests.strategies import Node, Scale, identical
 from vernal._tree._handles import (
     Handle,
-    expose_hidden,
     restore_hidden,
     unwrap,
     visit,
+    wrap_everything,
+    wrap_leaves,
 )
 
 
@@ -37,30 +38,36 @@ def test_handles_of_one_value_are_distinct():
 def test_unwrap_takes_all_handles_out():
     """No handle is left, neither among the leaves nor in static fields."""
     node = Node(jnp.ones(2), [1, "a"], tag="tag", fn=jnp.sin)
-    tagged = jax.tree.map(Handle, node)
-    expose_hidden(tagged)
+    tagged = wrap_everything(node, None)
     assert type(tagged.first) is Handle and type(tagged.tag) is Handle
     assert identical(unwrap(tagged), node)
     assert unwrap(Handle(3)) == 3
 
 
-def test_expose_wraps_static_fields_and_none():
-    """Static values, functions and None get handles; Modules among them do not."""
-    scale = Scale(1.0)
-    exposed = jax.tree.map(lambda x: x, Node(1, None, "tag", scale))
-    expose_hidden([exposed])
-    assert (type(exposed.tag), exposed.tag.value) == (Handle, "tag")
-    assert (type(exposed.second), exposed.second.value) == (Handle, None)
-    assert type(exposed.fn) is Scale and exposed.first == 1
-    exposed = jax.tree.map(lambda x: x, Node(1, fn=jnp.sin))
-    expose_hidden(exposed)
-    assert type(exposed.fn) is Handle and exposed.fn.value is jnp.sin
+def test_wrap_everything():
+    """Leaves, None, static values and functions get handles; nodes do not."""
+    wrapped = wrap_everything(Node(1, [None, ()], "tag", Scale(1.0)), None)
+    assert (type(wrapped.tag), wrapped.tag.value) == (Handle, "tag")
+    assert [type(x) for x in wrapped.second] == [Handle, Handle]
+    assert [x.value for x in wrapped.second] == [None, ()]
+    assert type(wrapped.fn) is Scale and type(wrapped.first) is Handle
+    wrapped = wrap_everything(Node(1, fn=jnp.sin), None)
+    assert type(wrapped.fn) is Handle and wrapped.fn.value is jnp.sin
+
+
+def test_wrap_leaves():
+    """Only leaves get handles, or what `is_leaf` says; the original stays."""
+    node = Node(1, None, "tag", jnp.sin)
+    wrapped = wrap_leaves(node, None)
+    assert type(wrapped.first) is Handle
+    assert (wrapped.second, wrapped.tag, wrapped.fn) == (None, "tag", jnp.sin)
+    assert type(wrap_leaves(node, lambda x: x is None).second) is Handle
+    assert node.first == 1
 
 
 def test_restore_swaps_each_handle():
     """Each handle in a static field is replaced by what the function returns."""
-    node = jax.tree.map(lambda x: x, [Node(1, tag="a"), Node(2, tag="b")])
-    expose_hidden(node)
+    node = wrap_everything([Node(1, tag="a"), Node(2, tag="b")], None)
     restore_hidden(node, lambda handle: (handle.value, "new"))
     assert [x.tag for x in node] == [("a", "new"), ("b", "new")]
     assert node[0].fn == (jnp.tanh, "new")

@@ -90,8 +90,10 @@ def still_abstract(
 
 
 def _has_value(cls: type, name: str) -> bool:
-    value = next((c.__dict__[name] for c in cls.__mro__ if name in c.__dict__), None)
-    return value is not None and not getattr(value, "__isabstractmethod__", False)
+    owner = next((c for c in cls.__mro__ if name in c.__dict__), None)
+    if owner is None:
+        return False
+    return not getattr(owner.__dict__[name], "__isabstractmethod__", False)
 
 
 def check_concrete(cls: Any) -> None:

@@ -15,7 +15,7 @@ _ModuleT = TypeVar("_ModuleT", bound=Module)
 
 
 class BoundMethod(Module):
-    """A method together with its instance; the instance is the pytree child."""
+    # A method together with its instance, which is the pytree child.
 
     __func__: Callable[..., Any] = field(static=True)
     __self__: Any
@@ -23,6 +23,9 @@ class BoundMethod(Module):
     @property
     def __name__(self) -> str:
         return self.__func__.__name__
+
+    # help() on a method shows the docstring of that method.
+    __doc__ = property(lambda self: self.__func__.__doc__)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -68,7 +71,7 @@ class Partial(Module):
         self.args = args
         self.keywords = kwargs
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls ``func`` with the stored arguments first, then these."""
         return self.func(*self.args, *args, **{**self.keywords, **kwargs})
 

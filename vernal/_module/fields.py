@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ..errors import ModuleError, report
+from ..errors import ModuleError, report, short
 
 Kind = Literal[True, False, "if_function"]
 
@@ -38,15 +38,15 @@ def field(
     >>> jax.tree.leaves(Scale(2.0))
     [2.0]
     """
-    if static not in (True, False, "if_function"):
+    if static is not True and static is not False and static != "if_function":
         raise ModuleError(
             report(
                 "field: unknown value of `static`.",
                 expected='True, False or "if_function"',
-                got=repr(static),
+                got=short(repr(static)),
             )
         )
-    metadata: Mapping[str, Any] = kwargs.pop("metadata", {})
+    metadata: Mapping[str, Any] = kwargs.pop("metadata", None) or {}
     if taken := {"static", "converter"} & set(metadata):
         raise ModuleError(f"field: `metadata` must not have the keys {sorted(taken)}.")
     metadata = {**metadata, "static": static}

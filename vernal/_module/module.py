@@ -2,8 +2,10 @@
 
 import abc
 import dataclasses
+import inspect
 import types
 import warnings
+from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
@@ -38,6 +40,11 @@ class _ModuleMeta(abc.ABCMeta):
 
     if not TYPE_CHECKING:  # type checkers read the signature of __init__ instead
 
+        @property
+        def __signature__(cls):
+            _, *rest = inspect.signature(cls.__init__).parameters.values()
+            return inspect.Signature(rest)
+
         def __call__(cls, *args, **kwargs):
             check_concrete(cls)
             plain = cls.__new__ is object.__new__
@@ -69,9 +76,11 @@ def _finish(self: Any) -> None:
     """Fills in defaults, looks for what is missing, freezes, runs the checks."""
     cls = type(self)
     values = self.__dict__
-    for name in cls.__fields__:
+    for name, declared in cls.__fields__.items():
         if name not in values and hasattr(cls, name):
             setattr(self, name, getattr(cls, name))
+        elif name not in values and declared.default_factory is not MISSING:
+            setattr(self, name, declared.default_factory())
     missing = [name for name in cls.__fields__ if name not in values]
     if missing:
         raise ModuleError(
@@ -82,6 +91,8 @@ def _finish(self: Any) -> None:
                 fix="assign them in `__init__`, or give them a default",
             )
         )
+    for name, value in values.items():
+        _check_tree(self, name, value)
     object.__delattr__(self, "__open__")
     for check in cls.__checks__:
         check(self)
@@ -172,9 +183,11 @@ class Module(metaclass=_ModuleMeta):
             return True
         if type(self) is not type(other):
             return NotImplemented
-        if any(map(_is_unknown, jax.tree.leaves((self, other)))):
+        pair = (jax.tree.leaves(self), jax.tree.leaves(other))
+        if any(map(_is_unknown, pair[0] + pair[1])):
             return False
-        return bool(tree_equal(self, other))
+        kinds = [[type(x) for x in xs if not is_array(x)] for xs in pair]
+        return kinds[0] == kinds[1] and bool(tree_equal(self, other))
 
     def __hash__(self) -> int:
         leaves, treedef = jax.tree.flatten(self)
@@ -201,13 +214,26 @@ def _check_value(self: Any, name: str, value: Any) -> None:
     kind = type(self).__fields__[name].metadata.get("static", False)
     if kind is True and isinstance(value, jax.Array | np.ndarray):
         _warn_static_array(type(self), name)
-    if getattr(value, "__self__", None) is self:
+
+
+def _check_tree(self: Any, name: str, value: Any) -> None:
+    """Refuses a value that contains self, such as a method: it would be no tree.
+
+    JAX does not recover from flattening such a thing, so it must not come to that.
+    """
+    if isinstance(value, jax.Array | str | int | float | None):
+        return
+    try:
+        inner = jax.tree.leaves(value, is_leaf=lambda x: x is self)
+    except Exception:  # JAX says what is wrong with it where it is used
+        return
+    if any(x is self for x in inner):
         raise ModuleError(
             report(
-                f"{type(self).__name__}.{name}: a method of self was assigned.",
-                expected="a value that does not contain this very Module",
-                got=f"self.{getattr(value, '__name__', '…')}",
-                fix="define a method that calls it, or store the function itself",
+                f"{type(self).__name__}.{name}: the value contains this very Module.",
+                expected="a tree, in which nothing is inside of itself",
+                got=f"{type(value).__name__} that holds self, or a method of self",
+                fix="define a method that does it, or store the function itself",
             )
         )
 

@@ -38,9 +38,9 @@ def set_state(module: Any, state: dict[str, Any]) -> None:
 def _to_name(value: Any) -> Any:
     if not is_function(value):
         return value
-    name = _ByName(
-        getattr(value, "__module__", None) or "", getattr(value, "__qualname__", "")
-    )
+    simple = getattr(value, "__name__", "")
+    path = getattr(value, "__qualname__", None) or simple
+    name = _ByName(getattr(value, "__module__", None) or "", path)
     try:
         return name if name.find() is value else value
     except (ImportError, AttributeError, ValueError):

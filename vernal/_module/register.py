@@ -54,7 +54,8 @@ def register(cls: type) -> None:
 
     jtu.register_pytree_with_keys(cls, flatten_with_keys, code["unflatten"], flatten)
     cls.__fields__ = fields  # type: ignore[attr-defined]
-    cls.__static_fields__ = frozenset(static + either)  # type: ignore[attr-defined]
+    cls.__static_fields__ = frozenset(static)  # type: ignore[attr-defined]
+    cls.__function_fields__ = frozenset(either)  # type: ignore[attr-defined]
     cls.__flatten__ = flatten  # type: ignore[attr-defined]
     cls.__unflatten__ = staticmethod(code["unflatten"])  # type: ignore[attr-defined]
 

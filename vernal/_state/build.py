@@ -5,7 +5,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-from .index import Fresh, is_index, make_index
+from .index import Fresh, is_index, make_index, shapes_of
 from .naming import named_slots
 from .state import State
 
@@ -62,9 +62,9 @@ def split_state(tree: _T) -> tuple[_T, State]:
     def name(x: Any) -> Any:
         if not is_index(x):
             return x
-        home = tuple(leaf.ndim for leaf in jax.tree.leaves(x.init))
-        ndims = x.ndims if home == x.ndims[0] else (x.ndims[0], home)
-        return make_index(slots[id(x)], ndims, x.init)
+        home = shapes_of(x.init)
+        shapes = x.shapes if home == x.shapes[0] else (x.shapes[0], home)
+        return make_index(slots[id(x)], shapes, x.init)
 
     named = jax.tree.map(name, tree, is_leaf=is_index)
     return delete_init_state(named), State(named)
@@ -95,8 +95,8 @@ def join_state(model: _T, state: State) -> _T:
     def fill(x: Any) -> Any:
         if not is_index(x) or not x.is_stripped:
             return x
-        marker = markers.setdefault(x.marker, Fresh(under_jit=False))
-        return make_index(marker, x.ndims[:1], state._lookup(x, "join_state"))
+        marker = markers.setdefault(x.marker, Fresh())
+        return make_index(marker, x.shapes[:1], state._lookup(x, "join_state"))
 
     return jax.tree.map(fill, model, is_leaf=is_index)
 
@@ -115,6 +115,8 @@ def delete_init_state(model: _T) -> _T:
     """
 
     def strip(x: Any) -> Any:
-        return make_index(x.marker, x.ndims, None) if is_index(x) else x
+        if not is_index(x):
+            return x
+        return make_index(x.marker, x.shapes, None, is_stripped=True)
 
     return jax.tree.map(strip, model, is_leaf=is_index)

@@ -1,7 +1,7 @@
 """``StateIndex``: the place in a model that owns one slot of the state."""
 
 from collections.abc import Hashable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from .._module.fields import field
 from .._module.module import Module
 from .._tree.filters import is_array_like
-from ..errors import StateValueError, report
+from ..errors import StateValueError, report, short
 from ..typing import PyTree
 
 T = TypeVar("T")
+Shapes: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
 class Slot(NamedTuple):
@@ -28,9 +29,10 @@ class Slot(NamedTuple):
 class Fresh:
     """The identity of a slot that has no name yet; only the very same one is equal."""
 
-    def __init__(self, under_jit: bool) -> None:
-        # What jit returned can carry the identity of an earlier call's slot.
-        self.under_jit = under_jit
+    def __init__(self) -> None:
+        # What jit returns can carry the identity of an earlier call's slot. (Under
+        # jit a constant is a tracer; under vmap alone it is not.)
+        self.under_jit = isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 class StateIndex(Module, Generic[T]):
@@ -68,34 +70,34 @@ class StateIndex(Module, Generic[T]):
     """
 
     marker: Hashable = field(static=True, repr=False)
-    # The numbers of axes that the leaves may have: as seen by the layer, and (if the
-    # layer was built under vmap) as seen where the model was completed.
-    ndims: tuple[tuple[int, ...], ...] = field(static=True, repr=False)
+    # The shapes that the leaves may have: as seen by the layer, and (if the layer was
+    # built under vmap) as seen where the model was completed.
+    shapes: tuple[Shapes, ...] = field(static=True, repr=False)
+    is_stripped: bool = field(static=True, repr=False)
     init: T | None
 
     def __init__(self, init: T) -> None:
         value = jax.tree.map(_to_array, init)
-        leaves = jax.tree.leaves(value)
-        traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
-        # A constant is a tracer under jit, but not under vmap alone.
-        under_jit = traced and isinstance(jnp.zeros(()), jax.core.Tracer)
-        self.marker = Fresh(under_jit)
-        self.ndims = (tuple(x.ndim for x in leaves),)
+        self.marker = Fresh()
+        self.shapes = (shapes_of(value),)
+        self.is_stripped = False
         self.init = value
-
-    @property
-    def is_stripped(self) -> bool:
-        """Whether the initial value was taken out."""
-        return self.init is None and len(self.ndims[0]) > 0
 
 
 def make_index(
-    marker: Hashable, ndims: tuple[tuple[int, ...], ...], init: Any
+    marker: Hashable, shapes: tuple[Shapes, ...], init: Any, is_stripped: bool = False
 ) -> StateIndex[Any]:
     """An index with given identity; ``StateIndex(init)`` always makes a new one."""
     index: StateIndex[Any] = object.__new__(StateIndex)
-    index.__dict__.update(marker=marker, ndims=ndims, init=init)
+    index.__dict__.update(
+        marker=marker, shapes=shapes, is_stripped=is_stripped, init=init
+    )
     return index
+
+
+def shapes_of(value: PyTree) -> Shapes:
+    """The shapes of the leaves, where all of them have one."""
+    return tuple([getattr(x, "shape", None) for x in jax.tree.leaves(value)])
 
 
 def is_index(x: Any) -> bool:
@@ -115,7 +117,7 @@ def _to_array(x: Any) -> jax.Array:
             report(
                 "StateIndex: the initial value has a leaf that is no array.",
                 expected="a pytree of arrays, numbers and PRNG keys",
-                got=f"{x!r} of type {type(x).__name__}",
+                got=f"{short(repr(x))} of type {type(x).__name__}",
                 fix="keep what is not data in a static field of the layer",
             )
         )

@@ -15,9 +15,10 @@ from ..errors import (
     StateError,
     StateValueError,
     report,
+    short,
 )
 from ..typing import PyTree
-from .index import Slot, StateIndex, is_index, strong
+from .index import Shapes, Slot, StateIndex, is_index, shapes_of, strong
 from .naming import named_slots
 
 T = TypeVar("T")
@@ -94,12 +95,12 @@ class State:
         Raises:
             ConsumedStateError: this State was replaced by a newer one.
             ForeignStateError: this State has no such slot.
-            StateValueError: the value has more or fewer axes than it was made with.
+            StateValueError: the value has other shapes than it was made with.
         """
         value: T = self._lookup(item, "get")
-        ndims = tuple([jnp.ndim(x) for x in jax.tree.leaves(value)])
-        if ndims not in item.ndims:
-            raise _wrong_ndim(item, value)
+        shapes = shapes_of(value)
+        if shapes not in item.shapes and _is_misshapen(shapes, item.shapes):
+            raise _wrong_shape(item, value)
         return value
 
     def set(self, item: StateIndex[T], value: T) -> "State":
@@ -162,8 +163,7 @@ class State:
         old, new = self._alive("update"), substate._alive("update")
         if foreign := [key for key in new if key not in old]:
             raise self._foreign(substate._name(foreign[0]), substate._layout.owner)
-        for key, value in new.items():
-            _like(old[key], value, self._name(key), "update")
+        new = {k: _like(old[k], v, self._name(k), "update") for k, v in new.items()}
         return self._hand_over(new, "update", ", ".join(substate._layout.names[:3]))
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
@@ -184,10 +184,7 @@ class State:
             return f"State(replaced by {self._consumed_by})"
         names = self._layout.names
         width = max(map(len, names), default=0)
-        texts = [
-            tree_pformat(self._values[key], struct_as_array=True)
-            for key in self._layout.keys
-        ]
+        texts = [_text(self._values[key]) for key in self._layout.keys]
         pairs = zip(names, texts, strict=True)
         rows = [f"  {name:<{width}}  {text}" for name, text in pairs]
         count = f"{len(rows)} slot{'' if len(rows) == 1 else 's'}"
@@ -280,8 +277,8 @@ def _like(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
     raise StateValueError(
         report(
             f"State.{verb}: the new value of `{name}` does not fit the old one.",
-            expected=tree_pformat(old, struct_as_array=True),
-            got=tree_pformat(new, struct_as_array=True),
+            expected=_text(old),
+            got=_text(new),
             fix=_AXIS_FIX if gained else "keep structure, shapes and dtypes",
         )
     )
@@ -302,28 +299,57 @@ def _fit(old: Any, new: Any) -> Any:
         return None
     if new.dtype == old.dtype:
         return strong(new)
+    # Python's numbers, and what is computed from them alone, fit as in arithmetic.
     weak = getattr(new, "weak_type", False)
-    if weak and jnp.promote_types(old.dtype, new.dtype) == old.dtype:
+    if weak and 0 < _kind(new.dtype) <= _kind(old.dtype):
         return jax.lax.convert_element_type(new, old.dtype)
     return None
 
 
-def _wrong_ndim(item: StateIndex[Any], value: PyTree) -> StateValueError:
+def _kind(dtype: Any) -> int:
+    """0 for bool and keys, 1 for integers, 2 for real and 3 for complex numbers."""
+    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
+    found = [i for i, kind in enumerate(kinds, 1) if jnp.issubdtype(dtype, kind)]
+    return found[0] if found else 0
+
+
+def _text(value: PyTree) -> str:
+    return short(tree_pformat(value, width=10_000, struct_as_array=True), 200)
+
+
+def _is_misshapen(shapes: Shapes, known: tuple[Shapes, ...]) -> bool:
+    """Whether a value with these shapes is not what a layer may expect.
+
+    Masks and specs in the place of a value have no shapes. Within ``shard_map`` a
+    layer may see a part of each array, with as many axes.
+    """
+    if None in shapes or len(shapes) != len(known[0]):
+        return False
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return True
+    ndims = [[len(shape or ()) for shape in value] for value in (shapes, *known)]
+    return ndims[0] not in ndims[1:]
+
+
+def _wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
     marker = item.marker
     name = marker.path if isinstance(marker, Slot) else "a slot"
-    leaves = jax.tree.leaves(value)
-    wanted = item.ndims[-1]
-    extra = [jnp.ndim(x) - n for x, n in zip(leaves, wanted, strict=False)]
-    what = "gained an axis" if max(extra, default=0) > 0 else "has other axes"
-    fix = (
-        "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
-        "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
-    )
+    wanted, found = item.shapes[-1], shapes_of(value)
+    both = zip(found, wanted, strict=True)
+    gained = any(len(a or ()) > len(b or ()) for a, b in both)
+    what = "gained an axis since it was made" if gained else "has another shape"
     return StateValueError(
         report(
-            f"State.get: the value of `{name}` {what} since it was made.",
-            expected=f"arrays with {', '.join(map(str, wanted))} axes",
-            got=tree_pformat(value, struct_as_array=True),
-            fix=fix,
+            f"State.get: the value of `{name}` {what}.",
+            expected=f"arrays of shape {', '.join(map(str, wanted))}",
+            got=_text(value),
+            fix=_GAINED_FIX if gained else _SHAPE_FIX,
         )
     )
+
+
+_GAINED_FIX = (
+    "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
+    "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
+)
+_SHAPE_FIX = "use the State that was made together with this model"

@@ -11,7 +11,7 @@ from .._module.fields import field
 from .._tree.filters import combine, is_inexact_array, partition
 from ..errors import TransformError, report
 from .split import hide, reveal
-from .wrapper import Wrapper
+from .wrapper import Wrapper, check_callable
 
 
 class _ValueAndGradWrapper(Wrapper):
@@ -64,6 +64,7 @@ def filter_value_and_grad(
     _check_options("filter_value_and_grad", gradkwargs)
     if fun is None:
         return functools.partial(filter_value_and_grad, has_aux=has_aux, **gradkwargs)
+    check_callable("filter_value_and_grad", fun)
     options = tuple(gradkwargs.items())
     return module_update_wrapper(_ValueAndGradWrapper(fun, has_aux, options))
 
@@ -105,6 +106,7 @@ def filter_grad(
     _check_options("filter_grad", gradkwargs)
     if fun is None:
         return functools.partial(filter_grad, has_aux=has_aux, **gradkwargs)
+    check_callable("filter_grad", fun)
     inner = _ValueAndGradWrapper(fun, has_aux, tuple(gradkwargs.items()))
     return module_update_wrapper(_GradWrapper(fun, inner, has_aux))
 

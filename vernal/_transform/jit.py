@@ -6,7 +6,6 @@ waits for the device, and whatever can be done once per trace is done there.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -15,9 +14,11 @@ import jax
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
 from .._module.register import is_function
+from .._tree.filters import is_array
 from ..errors import TransformError, report
-from .split import ARRAY, Layout, merge, split, unhashable
-from .wrapper import Wrapper
+from .silence import restoring, silence_donation
+from .split import ARRAY, Layout, is_abstract, merge, split, unhashable
+from .wrapper import Wrapper, check_callable
 
 Donate = Literal["all", "all-except-first", "warn", "warn-except-first", "none"]
 _DONATE = ("all", "all-except-first", "warn", "warn-except-first", "none")
@@ -62,7 +63,6 @@ class _Compiled:
         self.fun = None if self.has_fun else wrapper.fun
         self.first, self.last = _kept_range(wrapper.donate, layout, self.has_fun)
         self.quiet = wrapper.donate.startswith("all")
-        self.context: Any = None
         options = dict(wrapper.options)
         if wrapper.donate != "none":
             options["donate_argnums"] = 1
@@ -78,28 +78,22 @@ class _Compiled:
         return arrays[a:b], arrays[:a] + arrays[b:]
 
     def __call__(self, arrays: list[Any]) -> Any:
-        try:
-            return self.jitted(*self.arrange(arrays))
-        finally:
-            if self.context is not None:
-                self.context, context = None, self.context
-                context.__exit__(None, None, None)
+        if self.quiet:
+            return restoring(self.jitted, *self.arrange(arrays))
+        return self.jitted(*self.arrange(arrays))
+
+    def lower(self, arrays: list[Any]) -> Any:
+        return restoring(self.jitted.lower, *self.arrange(arrays))
 
     def trace(self, kept: list[Any], donated: list[Any]) -> _Output:
         """The function that JAX traces; runs in Python once per compilation."""
         if self.quiet:
-            self._ignore_unused_donations()
+            silence_donation()
         a = self.first
         arrays = donated[:a] + kept + donated[a:]
         tree = merge(arrays, self.layout.treedef, self.layout.static)
         fun, args, kwargs = tree if self.has_fun else (self.fun, *tree)
         return _Output(*split(fun(*args, **kwargs)))
-
-    def _ignore_unused_donations(self) -> None:
-        # JAX warns while compiling, which is after this trace and within this call.
-        self.context = warnings.catch_warnings()
-        self.context.__enter__()
-        warnings.filterwarnings("ignore", message="Some donated buffers were not")
 
 
 def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | None]:
@@ -123,11 +117,14 @@ class _Cache(dict[Layout, _Compiled]):
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
+    def __reduce__(self) -> Any:
+        return _Cache, ()  # copies compile for themselves
+
 
 class _JitWrapper(Wrapper):
     donate: str = field(static=True)
     options: tuple[tuple[str, Any], ...] = field(static=True)
-    cache: _Cache = field(static=True)
+    cache: _Cache = field(static=True, repr=False)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         compiled, arrays = _lookup(self, args, kwargs)
@@ -135,17 +132,19 @@ class _JitWrapper(Wrapper):
 
     def lower(self, /, *args: Any, **kwargs: Any) -> "Lowered":
         """Traces and lowers the function for these arguments; does not run it."""
-        compiled, arrays = _lookup(self, args, kwargs)
-        lowered = compiled.jitted.lower(*compiled.arrange(arrays))
-        return Lowered(self, compiled, lowered)
+        compiled, arrays = _lookup(self, args, kwargs, is_abstract)
+        return Lowered(self, compiled, compiled.lower(arrays))
 
 
 def _lookup(
-    wrapper: _JitWrapper, args: tuple[Any, ...], kwargs: dict[str, Any]
+    wrapper: _JitWrapper,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    is_traced: Callable[[Any], bool] = is_array,
 ) -> tuple[_Compiled, list[Any]]:
     fun = wrapper.fun
     tree = (args, kwargs) if is_function(fun) else (fun, args, kwargs)
-    arrays, treedef, static = split(tree)
+    arrays, treedef, static = split(tree, is_traced)
     try:
         layout = Layout(treedef, static)
     except TypeError:
@@ -261,5 +260,6 @@ def filter_jit(
             )
     if fun is None:
         return functools.partial(filter_jit, donate=donate, **jitkwargs)
+    check_callable("filter_jit", fun)
     options = tuple(jitkwargs.items())
     return module_update_wrapper(_JitWrapper(fun, donate, options, _Cache()))

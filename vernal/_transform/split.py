@@ -1,5 +1,6 @@
 """Splitting a call into arrays, which are traced, and the rest, which is hashed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,15 +55,23 @@ def merge(arrays: Any, treedef: Any, static: tuple[Any, ...] | None) -> PyTree:
     return treedef.unflatten([next(rest) if x is ARRAY else x for x in static])
 
 
-def split(tree: PyTree) -> tuple[list[Any], Any, tuple[Any, ...] | None]:
+def is_abstract(x: Any) -> bool:
+    """Whether ``x`` is an array, or has the shape and dtype of one."""
+    return is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
+
+
+def split(
+    tree: PyTree, is_traced: Callable[[Any], bool] = is_array
+) -> tuple[list[Any], Any, tuple[Any, ...] | None]:
     """Flattens a tree; returns its arrays, treedef, and other leaves (see Layout)."""
     leaves, treedef = jax.tree.flatten(tree)
     if _array_types.issuperset(map(type, leaves)):
         return leaves, treedef, None
     arrays, static = [], []
     for leaf in leaves:
-        if is_array(leaf):
-            if leaf.__class__ is type(leaf):  # not a stand-in for an array
+        if is_traced(leaf):
+            is_stand_in = leaf.__class__ is not type(leaf)
+            if is_array(leaf) and not is_stand_in:
                 _array_types.add(type(leaf))
             arrays.append(leaf)
             static.append(ARRAY)

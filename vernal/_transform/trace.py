@@ -6,14 +6,10 @@ from typing import Any
 import jax
 
 from .._module.callables import module_update_wrapper
-from .._tree.filters import combine, is_array, partition
+from .._tree.filters import combine, partition
 from ..typing import PyTree
-from .split import hide, reveal
+from .split import hide, is_abstract, reveal
 from .wrapper import Wrapper
-
-
-def _is_abstract(x: Any) -> bool:
-    return is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
 
 
 def filter_eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> PyTree:
@@ -34,7 +30,7 @@ def filter_eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> PyT
     >>> vn.filter_eval_shape(vn.nn.Linear, 10_000, 10_000, key=key).weight
     ShapeDtypeStruct(shape=(10000, 10000), dtype=float32)
     """
-    arrays, static = partition((fun, args, kwargs), _is_abstract)
+    arrays, static = partition((fun, args, kwargs), is_abstract)
 
     def call(arrays: Any) -> Any:
         fun, args, kwargs = combine(arrays, static)
@@ -45,7 +41,7 @@ def filter_eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> PyT
 
 class _JaxprWrapper(Wrapper):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        arrays, static = partition((self.fun, args, kwargs), _is_abstract)
+        arrays, static = partition((self.fun, args, kwargs), is_abstract)
 
         def call(arrays: Any) -> Any:
             fun, args, kwargs = combine(arrays, static)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
 from .._tree.filters import combine, is_array, partition
-from ..errors import TransformError, report
+from ..errors import TransformError, report, short
 from ..typing import AxisSpec, PyTree
 from .split import Hidden, hide, reveal
-from .wrapper import Wrapper
+from .wrapper import Wrapper, check_callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _no_axis(out: Any) -> Any:
 def _per_argument(fun: Any, in_axes: Any, args: tuple[Any, ...]) -> Any:
     """Turns axes given by argument name into axes by position."""
     if not isinstance(in_axes, dict):
-        return in_axes
+        return tuple(in_axes) if isinstance(in_axes, list) else in_axes
     names = list(inspect.signature(fun).parameters)
     unknown = set(in_axes) - set(names[: len(args)])
     if unknown:
@@ -112,19 +112,42 @@ def _per_leaf(spec: Any, tree: PyTree, name: str) -> PyTree:
     """Broadcasts a prefix of axis specifications to one axis per leaf."""
 
     def decide(axis: Any, subtree: PyTree) -> PyTree:
-        if axis is None or isinstance(axis, int):
+        if _is_axis(axis):
             return jax.tree.map(lambda _: axis, subtree)
-        if callable(axis):
-            return jax.tree.map(axis, subtree)
+        if not callable(axis):
+            raise _no_such_axis(name, axis)
+        axes = jax.tree.map(axis, subtree)
+        for found in jax.tree.leaves(axes, is_leaf=_is_none):
+            if not _is_axis(found):
+                raise _no_such_axis(name, found)
+        return axes
+
+    try:
+        return jax.tree.map(decide, spec, tree, is_leaf=_is_none)
+    except TransformError:
+        raise
+    except ValueError as error:
         raise TransformError(
             report(
-                f"filter_vmap: `{name}` has a leaf that is no axis.",
-                expected="None, an int, or a function from leaf to one of these",
-                got=f"{axis!r} of type {type(axis).__name__}",
+                f"filter_vmap: the structure of `{name}` does not fit.",
+                expected="a tree that is a prefix of the arguments or of the result",
+                got=short(str(error), 200),
             )
-        )
+        ) from None
 
-    return jax.tree.map(decide, spec, tree, is_leaf=_is_none)
+
+def _is_axis(x: Any) -> bool:
+    return x is None or isinstance(x, int)
+
+
+def _no_such_axis(name: str, axis: Any) -> TransformError:
+    return TransformError(
+        report(
+            f"filter_vmap: `{name}` has a leaf that is no axis.",
+            expected="None, an int, or a function from leaf to one of these",
+            got=f"{short(repr(axis))} of type {type(axis).__name__}",
+        )
+    )
 
 
 @overload
@@ -190,5 +213,6 @@ def filter_vmap(
         return functools.partial(
             filter_vmap, in_axes=in_axes, out_axes=out_axes, **options
         )
+    check_callable("filter_vmap", fun)
     wrapper = _VmapWrapper(fun, in_axes, out_axes, tuple(options.items()))
     return module_update_wrapper(wrapper)

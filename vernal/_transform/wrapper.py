@@ -6,6 +6,19 @@ from typing import Any
 from .._module.callables import Partial
 from .._module.fields import field
 from .._module.module import Module
+from ..errors import TransformError, report, short
+
+
+def check_callable(name: str, fun: Any) -> None:
+    """Refuses to transform what is no function."""
+    if not callable(fun):
+        raise TransformError(
+            report(
+                f"{name}: the argument is not callable.",
+                expected="a function, a Module with `__call__`, or a method",
+                got=f"{short(repr(fun))} of type {type(fun).__name__}",
+            )
+        )
 
 
 class Wrapper(Module):

@@ -1,8 +1,9 @@
 """Handles: distinct stand-ins for the leaves and hidden fields of a tree.
 
-A node class may keep values that are no pytree children, such as the static fields of
-a Module. It lists their attribute names in ``__static_fields__``, and all its fields
-in ``__dict__``; that is all that these functions know of Modules.
+A node class may keep values that are no pytree children, as a Module does with its
+static fields. It lists their names in ``__static_fields__``, the names of fields that
+are either in ``__function_fields__``, and keeps all its fields in ``__dict__``. That
+is all that these functions know of Modules.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from ..typing import PyTree
+from ..typing import IsLeaf, PyTree
 
 
 class Handle:
@@ -41,8 +42,26 @@ class Handle:
     def __len__(self) -> int:
         return len(self.value)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.value(*args, **kwargs)
+
+def wrap_leaves(tree: PyTree, is_leaf: IsLeaf) -> PyTree:
+    """A copy of the tree, all of whose nodes are new, with a handle for each leaf."""
+    return jax.tree.map(Handle, tree, is_leaf=is_leaf)
+
+
+def wrap_everything(tree: PyTree, is_leaf: IsLeaf) -> PyTree:
+    """As :func:`wrap_leaves`; also for each None, empty tuple, and hidden field."""
+
+    def stop(node: Any) -> bool:
+        return is_shared(node) or (is_leaf is not None and is_leaf(node))
+
+    copy = wrap_leaves(tree, stop)
+    visit(copy, _wrap_hidden)
+    return copy
+
+
+def is_shared(node: Any) -> bool:
+    """Whether Python has only one object of this value: no identity tells places."""
+    return node is None or (type(node) is tuple and not node)
 
 
 def unwrap(x: PyTree) -> PyTree:
@@ -62,22 +81,15 @@ def visit(tree: PyTree, action: Callable[[Any], Any]) -> None:
     jax.tree.flatten(tree, is_leaf=stop)
 
 
-def expose_hidden(tree: PyTree) -> None:
-    """Wraps static fields, and fields that are None, in place.
-
-    The nodes of ``tree`` must be the caller's own fresh copies.
-    """
-
-    def expose(node: Any) -> None:
-        static = getattr(type(node), "__static_fields__", None)
-        if static is not None and type(node) is not Handle:
-            fields = node.__dict__
-            for name, value in fields.items():
-                is_node = hasattr(type(value), "__static_fields__")
-                if value is None or (name in static and not is_node):
-                    fields[name] = Handle(value)
-
-    visit(tree, expose)
+def _wrap_hidden(node: Any) -> None:
+    kind = type(node)
+    fields = node.__dict__ if hasattr(kind, "__static_fields__") else {}
+    for name, value in fields.items():
+        is_hidden = name in kind.__static_fields__
+        if name in kind.__function_fields__:
+            is_hidden = type(value) is not Handle and jax.tree_util.all_leaves([value])
+        if is_hidden:
+            fields[name] = Handle(value)
 
 
 def restore_hidden(tree: PyTree, swap: Callable[[Handle], Any]) -> None:

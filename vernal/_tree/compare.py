@@ -1,10 +1,10 @@
 """Whether trees are equal."""
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..typing import Array, ArrayLike, PyTree
 from .filters import is_array
@@ -33,23 +33,25 @@ def tree_equal(
 
     >>> import jax.numpy as jnp
     >>> tree_equal([1, jnp.ones(2)], [1, jnp.ones(2)])
-    Array(True, dtype=bool)
+    True
     >>> tree_equal([1, jnp.ones(2)], [1, jnp.ones(3)])
     False
     """
     first = jax.tree.leaves(pytrees[0])
     treedef: Any = jax.tree.structure(pytrees[0])
-    equal: bool | Array = True
+    answers: list[bool | Array] = []
     for pytree in pytrees[1:]:
         if jax.tree.structure(pytree) != treedef:
             return False
-        others = jax.tree.leaves(pytree)
-        for x, y in zip(first, others, strict=True):
-            same = _leaf_equal(x, y, typematch, rtol, atol)
-            if same is False:
+        for x, y in zip(first, jax.tree.leaves(pytree), strict=True):
+            answers.append(_leaf_equal(x, y, typematch, rtol, atol))
+            if answers[-1] is False:
                 return False
-            equal = equal & same
-    return equal
+    known = [x for x in answers if not isinstance(x, jax.core.Tracer)]
+    if not all(map(bool, known)):  # waits for the device once all are under way
+        return False
+    traced = [x for x in answers if isinstance(x, jax.core.Tracer)]
+    return jnp.all(jnp.stack(traced)) if traced else True
 
 
 def _leaf_equal(
@@ -63,11 +65,11 @@ def _leaf_equal(
         return bool(x == y)
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
-    both_numpy = not isinstance(x, jax.Array) and not isinstance(y, jax.Array)
-    tolerances = (rtol, atol)
-    exact = all(isinstance(t, int | float) and t == 0 for t in tolerances)
-    if exact or not jnp.issubdtype(x.dtype, jnp.inexact):
-        return bool(np.all(x == y)) if both_numpy else jnp.all(x == y)
-    if both_numpy:
-        return bool(np.allclose(x, y, rtol=rtol, atol=atol))
-    return jnp.allclose(x, y, rtol=rtol, atol=atol)
+    traced = any(isinstance(a, jax.core.Tracer) for a in (x, y, rtol, atol))
+    # Known arrays give a known answer also while something else is being traced.
+    now = contextlib.nullcontext() if traced else jax.ensure_compile_time_eval()
+    with now:
+        exact = all(isinstance(t, int | float) and t == 0 for t in (rtol, atol))
+        if exact or not jnp.issubdtype(x.dtype, jnp.inexact):
+            return jnp.all(x == y)
+        return jnp.allclose(x, y, rtol=rtol, atol=atol)

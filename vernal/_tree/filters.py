@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import TreeError, report
+from ..errors import TreeError, report, short
 from ..typing import FilterSpec, IsLeaf, PyTree
 
 _NUMPY_TYPES = (np.ndarray, np.generic)
@@ -55,7 +55,7 @@ def is_inexact_array_like(element: Any) -> bool:
     >>> is_inexact_array_like(1.0), is_inexact_array_like(1)
     (True, False)
     """
-    if hasattr(element, "__jax_array__"):
+    if not is_array(element) and hasattr(element, "__jax_array__"):
         element = element.__jax_array__()
     return is_inexact_array(element) or isinstance(element, float | complex)
 
@@ -142,7 +142,7 @@ def combine(*pytrees: PyTree, is_leaf: IsLeaf = None) -> PyTree:
             report(
                 "combine: the trees have different structures.",
                 expected="trees made by `partition` or `filter` from one tree",
-                got=str(error).splitlines()[0],
+                got=short(str(error), 200),
             )
         ) from None
 
@@ -160,10 +160,22 @@ def _mask(pytree: PyTree, filter_spec: FilterSpec, is_leaf: IsLeaf) -> PyTree:
                 report(
                     "filter_spec: found a leaf that selects nothing.",
                     expected="booleans, and functions from leaf to bool",
-                    got=f"{spec!r} of type {type(spec).__name__}",
+                    got=f"{short(repr(spec))} of type {type(spec).__name__}",
                     fix="`vn.is_array` selects arrays; `True` a whole subtree",
                 )
             )
         return jax.tree.map(answer, subtree, is_leaf=is_leaf)
 
-    return jax.tree.map(decide, filter_spec, pytree)
+    try:
+        return jax.tree.map(decide, filter_spec, pytree)
+    except TreeError:
+        raise
+    except ValueError as error:
+        raise TreeError(
+            report(
+                "filter_spec: its structure does not fit the tree.",
+                expected="a tree whose structure is a prefix of the other's",
+                got=short(str(error), 200),
+                fix="make it from the tree: `jax.tree.map(lambda _: True, tree)`",
+            )
+        ) from None

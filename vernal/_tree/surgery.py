@@ -5,9 +5,17 @@ from typing import Any, TypeVar
 
 import jax
 
-from ..errors import TreeError, report
+from ..errors import TreeError, report, short
 from ..typing import IsLeaf, PyTree
-from ._handles import Handle, expose_hidden, restore_hidden, unwrap, visit
+from ._handles import (
+    Handle,
+    is_shared,
+    restore_hidden,
+    unwrap,
+    visit,
+    wrap_everything,
+    wrap_leaves,
+)
 
 _Tree = TypeVar("_Tree")
 _UNSET: Any = object()
@@ -54,7 +62,8 @@ def tree_at(
     if replace_fn is not _UNSET:
         new = [replace_fn(unwrap(node)) for node in nodes]
     else:
-        new = [replace] if is_single else list(replace)
+        is_one = is_single or not isinstance(replace, Sequence)
+        new = [replace] if is_one else list(replace)
         if len(new) != len(nodes):
             raise TreeError(
                 report(
@@ -64,13 +73,31 @@ def tree_at(
                 )
             )
     replacements = {id(n): r for n, r in zip(nodes, new, strict=True)}
+    out, used = _swap(tagged, replacements)
+    if used != replacements.keys():
+        raise TreeError(
+            report(
+                "tree_at: `where` gives a node, and another one inside of it.",
+                expected="nodes of which none contains another",
+                got=f"{len(nodes)} nodes, {len(nodes) - len(used)} inside of others",
+            )
+        )
+    return out
+
+
+def _swap(tagged: PyTree, replacements: dict[int, Any]) -> tuple[PyTree, set[int]]:
+    """Puts the replacements in, and the values back for all other handles."""
+    used: set[int] = set()
 
     def swap(x: Any) -> Any:
-        return replacements[id(x)] if id(x) in replacements else unwrap(x)
+        if id(x) not in replacements:
+            return unwrap(x)
+        used.add(id(x))
+        return replacements[id(x)]
 
     out = jax.tree.map(swap, tagged, is_leaf=lambda x: id(x) in replacements)
     restore_hidden(out, swap)
-    return out
+    return out, used
 
 
 def apply_updates(model: PyTree, updates: PyTree) -> PyTree:
@@ -100,18 +127,21 @@ def _select(
     """Finds the chosen nodes in a copy of the tree whose nodes are all distinct.
 
     Leaves can repeat (small integers, tied arrays), so ``where`` sees a copy in which
-    each is wrapped in a handle of its own. Fields that are no leaves (static ones,
-    None) are wrapped only if the first try finds nothing: most functions never ask.
+    each is wrapped in a handle of its own. What is no leaf (static fields, None) is
+    wrapped only if the first try finds nothing: most functions never ask for it.
     """
     original = where(pytree)
-    for expose in (False, True):
-        tagged = jax.tree.map(Handle, pytree, is_leaf=is_leaf)
-        if expose:
-            expose_hidden(tagged)
+    for wrap in (wrap_leaves, wrap_everything):
+        tagged = wrap(pytree, is_leaf)
         places = _places(tagged)
-        chosen = where(tagged)
+        try:
+            chosen = where(tagged)
+        except Exception as error:
+            raise _looks_at_values(short(str(error))) from error
         is_single = id(chosen) in places
         nodes = [chosen] if is_single else chosen
+        if wrap is wrap_leaves and is_shared(chosen):
+            continue  # None and () could be nodes: they have handles next time
         if isinstance(nodes, list | tuple) and all(id(n) in places for n in nodes):
             _check_choice(list(nodes), [original] if is_single else original)
             return tagged, list(nodes), is_single
@@ -119,7 +149,7 @@ def _select(
         report(
             "tree_at: `where` gives something that is not a node of the tree.",
             expected="a node of the tree it is called with, or a sequence of nodes",
-            got=_describe(original),
+            got=f"{short(repr(original))} ({type(original).__name__})",
             fix="return the nodes themselves: `lambda m: (m.a.weight, m.b.weight)`",
         )
     )
@@ -130,7 +160,8 @@ def _places(tagged: PyTree) -> dict[int, Any]:
     found: dict[int, Any] = {}
 
     def add(node: Any) -> None:
-        found[id(node)] = node
+        if not is_shared(node):
+            found[id(node)] = node
         for value in getattr(node, "__dict__", {}).values():
             if type(value) is Handle:
                 found[id(value)] = value
@@ -149,16 +180,16 @@ def _check_choice(nodes: list[Any], original: Any) -> None:
             )
         )
     if len(original) != len(nodes):
-        raise TreeError(
-            report(
-                "tree_at: `where` chooses by the values of leaves.",
-                expected="a choice by structure, type or shape only",
-                got=f"{len(original)} nodes with values, {len(nodes)} without",
-                fix="search the tree first and let `where` use the result",
-            )
+        got = f"{len(original)} nodes with values, {len(nodes)} without"
+        raise _looks_at_values(got)
+
+
+def _looks_at_values(got: str) -> TreeError:
+    return TreeError(
+        report(
+            "tree_at: `where` chooses by the values of leaves.",
+            expected="a choice of nodes by structure, type or shape only",
+            got=got,
+            fix="search the tree first and let `where` use the result",
         )
-
-
-def _describe(x: Any) -> str:
-    text = repr(x)
-    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(x).__name__})"
+    )

@@ -220,7 +220,7 @@ class BatchNorm(StatefulLayer):
             examples = lax.psum(1, names)
         except NameError:
             _fail_unbound(self)
-        if x[0].size * examples < 2:
+        if x.size // self.input_size * examples < 2:
             fail(
                 self,
                 "the batch has fewer than two values per channel",

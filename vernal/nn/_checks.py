@@ -14,7 +14,7 @@ from .._module.module import Module
 from .._state.state import State
 from .._transform.wrapper import Wrapper
 from .._tree.paths import path_text
-from ..errors import HyperparameterError, InputError, LayerError, report
+from ..errors import HyperparameterError, InputError, LayerError, report, short
 
 
 def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
@@ -28,14 +28,9 @@ def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
             report(
                 f"{layer}: bad argument `{name}`.",
                 expected=expected,
-                got=f"{_one_line(got)} ({type(got).__name__})",
+                got=f"{short(repr(got))} ({type(got).__name__})",
             )
         )
-
-
-def _one_line(x: Any) -> str:
-    text = " ".join(repr(x).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_size(x: Any, minimum: int = 1) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.sharding import AxisType
 
 from ..typing import Array, AxisName
 
@@ -39,24 +40,20 @@ def moments(x: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def sum_over(x: Array, names: tuple[Hashable, ...]) -> Array:
-    """``lax.psum``, also over the axes of a ``vmap`` inside of ``shard_map``.
+    """``lax.psum``, also over axes of ``vmap`` where JAX cannot do that.
 
-    There JAX (0.7 to 0.10) refuses all collectives over an axis of ``vmap``, unless
-    ``check_vma=False``. One collective goes over the devices in any case.
+    JAX (0.7 to 0.10) fails inside of ``shard_map``, unless ``check_vma=False``, and
+    on a mesh with explicit axes. There is one collective over the devices in any case.
     """
-    devices = _device_axes()
-    if not devices:
+    mesh = jax.typeof(x).sharding.mesh
+    devices = jax.sharding.get_abstract_mesh().manual_axes
+    if not devices and AxisType.Explicit not in mesh.axis_types:
         return lax.psum(x, names)
     for name in names:
         if name not in devices:
             x = _sum_mapped(x, lax.axis_index(name))
     across = tuple(name for name in names if name in devices)
     return lax.psum(x, across) if across else x
-
-
-def _device_axes() -> frozenset[Hashable]:
-    """The axes of the mesh of the enclosing ``shard_map``, if there is one."""
-    return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 @custom_vmap
