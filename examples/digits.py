@@ -6,7 +6,7 @@ Stop it with Ctrl-C whenever you like: the same command goes on where it was, an
 bit for bit as if it had never been stopped.
 """
 
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 import vernal as vn
 
 Scalar = Float[Array, ""]
-LAG = 2  # steps between the enqueuing of a step and the reading of its metrics
+
+LAG = 2  # how many steps later the metrics of a step are looked at
+INTERRUPTED = 130  # the exit status that shells know for Ctrl-C
 
 
 class Network(vn.Module):
@@ -238,13 +240,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = train(recipe, data, out / "checkpoint.eqx", fresh)
         show(run, data, out)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left to be stopped
         say("Stopped. The same command (without --fresh) goes on from here.")
-        return 130
+        return INTERRUPTED
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:
+        # JAX may crash when Python tidies up after an interrupted compilation.
+        os._exit(status)
+    sys.exit(status)

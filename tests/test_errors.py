@@ -80,6 +80,15 @@ def test_a_report_leaves_out_what_is_empty():
     assert errors.report("title", got="g") == "title\n  got:      g"
 
 
+def test_short_texts():
+    """Any value becomes one line of limited length."""
+    assert errors.short("a\n  b\tc") == "a b c"
+    assert errors.short([1, 2]) == "[1, 2]"
+    assert errors.short("x" * 60) == "x" * 60
+    assert errors.short("x" * 61) == "x" * 57 + "..."
+    assert errors.short(range(10**6), 10) == "range(0..."
+
+
 def test_a_drawn_tree_that_lies_is_seen():
     """A class drawn under the wrong parent is read as such."""
     text = "VernalError\n└── StateError(ValueError)   text\n    └── TreeError   text"

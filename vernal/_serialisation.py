@@ -354,7 +354,7 @@ def _dtype_name(descr: str, dtype: np.dtype[Any] | None = None) -> str:
 
 def _check_kind(new: Any, like: Any) -> None:
     """Refuses what a ``filter_spec`` returned if it cannot stand for ``like``."""
-    if new is not like and _kind(new) != _kind(like):
+    if _kind(new) != _kind(like):
         _fail("the leaf has become something else", _kind(like), _kind(new), _FIX)
 
 

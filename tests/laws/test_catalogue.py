@@ -1,6 +1,7 @@
 """The catalogue is complete, and its rows are what they say."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -19,4 +20,5 @@ def test_every_layer_has_a_row() -> None:
 def test_oracle_exists(row: Row) -> None:
     """Each row names a test file that compares it with another implementation."""
     text = (_TESTS / f"{row.oracle}.py").read_text()
-    assert type(row.split()[0]).__name__ in text
+    name = re.sub(r"\dd$", "", type(row.split()[0]).__name__)  # MaxPool3d: MaxPool
+    assert name in text

@@ -100,7 +100,6 @@ def test_provided_by_a_class_attribute():
 
 def test_provided_by_none():
     """None is a value like any other."""
-    # defect: a class attribute that is None counts as missing
 
     class Base(vn.Module):
         a: vn.AbstractClassVar[object]

@@ -37,7 +37,6 @@ def test_the_parts_of_a_partial():
 
 def test_a_partial_may_fill_in_anything_by_name():
     """Keywords called `func` or `self` reach the function."""
-    # defect: `__call__(self, *args, **kwargs)` lacks the `/` that `__init__` has
     assert vn.Partial(collect, self=1, func=2)() == ((), {"self": 1, "func": 2})
     assert vn.Partial(collect)(self=1) == ((), {"self": 1})
 

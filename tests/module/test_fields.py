@@ -100,7 +100,6 @@ def test_defaults_with_an_own_init():
 
 def test_default_factory_with_an_own_init():
     """A `default_factory` counts as a default there too."""
-    # defect: "`__init__` left fields without a value"
 
     class M(vn.Module):
         a: list = vn.field(default_factory=list)
@@ -163,7 +162,6 @@ def test_dataclasses_see_the_fields():
 
 def test_metadata_may_be_none():
     """As for `dataclasses.field`, no metadata may be given as None."""
-    # defect: TypeError: 'NoneType' object is not iterable
 
     class M(vn.Module):
         a: int = vn.field(metadata=None)
@@ -228,7 +226,6 @@ def test_an_unknown_kind(static):
 @pytest.mark.parametrize("static", [1, np.True_])
 def test_a_true_that_is_not_true(static):
     """What equals True is taken as True or refused, but never as False."""
-    # defect: the field becomes a child, as only `is True` makes it static
     try:
         field = vn.field(static=static)
     except ModuleError:

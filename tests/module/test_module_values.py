@@ -68,7 +68,6 @@ def test_equality_is_a_bool():
 
 def test_numbers_of_other_types_differ():
     """1, 1.0 and True are different programs, so Modules with them differ."""
-    # defect: compared by `==`, so that jax.jit takes one for the other
     modules = [Leaf(k) for k in (1, 1.0, True)]
     for i, a in enumerate(modules):
         for j, b in enumerate(modules):
@@ -77,7 +76,6 @@ def test_numbers_of_other_types_differ():
 
 def test_jit_tells_numbers_of_other_types():
     """`jax.jit(model)` of equal-looking models computes for each its own result."""
-    # defect: the second and third get the result of the first
     models = [Leaf(k) for k in (1, 1.0, True)]
     dtypes = [jax.jit(model)(0).dtype for model in models]
     assert dtypes == [jnp.int32, jnp.float32, jnp.bool_]
@@ -101,7 +99,6 @@ def test_jit_of_different_models():
 
 def test_equality_under_a_trace():
     """Inside jit, known models compare as outside, and traced ones are unequal."""
-    # defect: TracerBoolConversionError for two known models
     a, b, c = Scale(jnp.ones(2)), Scale(jnp.ones(2)), Scale(jnp.zeros(2))
 
     def ask(x):
@@ -131,7 +128,6 @@ def test_two_models_under_one_trace(transform):
 
     JAX looks functions up by hash and equality, also while it traces.
     """
-    # defect: TracerBoolConversionError out of `__eq__` for jit, checkpoint, map, cond
     models = [Affine(jnp.asarray(k)) for k in (2.0, 3.0)]
 
     @jax.jit
@@ -144,7 +140,6 @@ def test_two_models_under_one_trace(transform):
 
 def test_a_model_whose_buffers_were_donated():
     """An old model without its arrays does not get in the way of a new one."""
-    # defect: `==` reads the deleted array: RuntimeError: Array has been deleted
     old = Affine(jnp.ones(2) * 2)
     keep = jax.jit(old)
     keep(jnp.ones(2))
@@ -199,7 +194,6 @@ def test_shallow_and_deep_copies():
 @pytest.mark.parametrize("fn", [jnp.tanh, jax.nn.relu, jnp.add])
 def test_functions_of_jax_are_copied_and_pickled(fn):
     """Functions of JAX, whatever they are made of, come back as the same ones."""
-    # defect: jnp.add, a ufunc, has a `__name__` but no `__qualname__`
     for model in (vn.nn.Lambda(fn), Node(1, tag=fn, fn=None)):
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert jax.tree.structure(twin) == jax.tree.structure(model)

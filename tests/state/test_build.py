@@ -254,7 +254,6 @@ def test_under_eval_shape():
 
 def test_joining_under_jit():
     """Two parts out of one jitted `join_state` are two slots, or are refused."""
-    # defect: they become one slot: the second part's state is lost without a word
     join = vn.filter_jit(join_state)
     (a, a_state), (b, b_state) = (make_with_state(Counter)(n) for n in (1, 2))
     parts = join(a, a_state), join(b, b_state)
@@ -268,7 +267,6 @@ def test_joining_under_jit():
 
 def test_constructing_under_jit_from_constants():
     """Two layers out of one jitted constructor are two slots, or are refused."""
-    # defect: with an initial value that is not traced they become one slot
     zeros = jnp.zeros(2)
     make = vn.filter_jit(lambda: StateIndex(zeros))
     try:

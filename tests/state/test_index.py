@@ -70,7 +70,6 @@ def test_what_is_no_array(value):
 
 def test_a_long_leaf_is_shown_short():
     """The text stays short whatever the leaf is."""
-    # defect: the repr of the leaf is printed in full
     with refuses(StateValueError, "no array"):
         StateIndex([Long()])
 
@@ -160,7 +159,6 @@ def test_constructed_under_jit():
 
 def test_constructed_under_jit_from_a_constant():
     """Also where the initial value is a constant that is not traced."""
-    # defect: only traced leaves count, though the constructor's result is reused
     constant = jnp.zeros(2)
     made = vn.filter_jit(lambda: StateIndex(constant))()
     assert made.marker.under_jit

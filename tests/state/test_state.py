@@ -241,7 +241,6 @@ def test_many_slots_are_shown_short():
 
 def test_a_model_of_another_size(net):
     """A state of the same class with other hyperparameters does not fit."""
-    # defect: get compares numbers of axes only, so that arrays may even broadcast
     _, state = net
     other, _ = make_with_state(Net)(1)
     with refuses(StateValueError, "`stats`", "shape (1,)", "f32[3]"):
@@ -258,7 +257,12 @@ def test_a_gained_axis_is_caught_by_get(net):
     """The next `get` says that an axis was gained, and what to pass to vmap."""
     model, state = net
     state = slip(model.counter, state)
-    words = ("`counter.index` gained an axis", "shape ()", "i32[4]", "out_axes=(0, None)")
+    words = (
+        "`counter.index` gained an axis",
+        "shape ()",
+        "i32[4]",
+        "out_axes=(0, None)",
+    )
     with refuses(StateValueError, *words):
         state.get(model.counter.index)
 

@@ -104,7 +104,6 @@ def test_printing_one_and_none():
 
 def test_printing_large_values():
     """Each slot takes one row, however much it holds."""
-    # defect: a large value is laid out over many lines
     _, state = build({f"a rather long name {i}": jnp.ones(i) for i in range(9)})
     assert len(str(state).splitlines()) == 3
 
@@ -187,7 +186,6 @@ def test_a_state_is_hidden_from_nobody():
 
 def test_reading_from_a_filtered_state():
     """A State with None in it, such as a gradient, is read or refused as what it is."""
-    # defect: "gained an axis since it was made", as the numbers of axes are compared
     model, state = build({"x": jnp.ones(2), "n": jnp.array(1)})
     floats = vn.filter(state, vn.is_inexact_array)
     try:

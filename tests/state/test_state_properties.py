@@ -125,7 +125,6 @@ def test_update_is_setting_each(case):
 @given(models())
 def test_join_then_split(case):
     """`split_state(join_state(m, s))` is (m, s): structures and arrays."""
-    # defect: a value without leaves, such as (), is lost by join_state
     model, state, index = case
     state = state.set(index, changed(state.get(index)))
     again = split_state(join_state(model, state))

@@ -48,7 +48,6 @@ def test_a_value_that_does_not_fit(net, value, shown):
 
 def test_a_large_value_that_does_not_fit():
     """The message stays short for values of many arrays."""
-    # defect: expected and got are laid out over one line for each array
     big = {f"a rather long name {i}": jnp.zeros(i) for i in range(20)}
     model, state = make_with_state(Counter)(big)
     with refuses(StateValueError, "new value of `index`"):
@@ -72,8 +71,6 @@ NUMBERS = [
 @pytest.mark.parametrize("dtype, number", NUMBERS)
 def test_numbers_fit_as_in_arithmetic(dtype, number):
     """A Python number is stored in the slot's dtype, as if added to an array."""
-    # defect: a TypePromotionError for most of these in this strict world;
-    # outside of it, numbers are refused for the dtypes of 8 and 16 bits
     model, state = make_with_state(Counter)(jnp.zeros((), dtype))
     value = state.set(model.index, number).get(model.index)
     assert (value.dtype, value.weak_type) == (dtype, False)
@@ -85,7 +82,6 @@ def test_numbers_fit_as_in_arithmetic(dtype, number):
 )
 def test_numbers_of_another_kind_do_not_fit(dtype, number):
     """A float is no integer, and a number no bool: refused like other dtypes."""
-    # defect: TypePromotionError in this strict world
     model, state = make_with_state(Counter)(jnp.zeros((), dtype))
     with refuses(StateValueError, "new value of `index`"):
         state.set(model.index, number)
@@ -101,7 +97,6 @@ def test_numpy_values_are_stored_as_jax_arrays(net):
 @pytest.mark.parametrize("value", [jnp.asarray(3), np.int32(3), 3], ids=repr)
 def test_update_stores_strong_arrays(net, value):
     """What `update` puts in is made strong, like what `set` does."""
-    # defect: the values of the substate are stored as they come
     model, state = net
     sub = jax.tree.map(lambda _: value, state.substate(model.counter))
     stored = state.update(sub).get(model.counter.index)

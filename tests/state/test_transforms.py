@@ -305,33 +305,6 @@ def test_shard_map(made):
     assert_same(sharded(xs, state), expected)
 
 
-class Average(vn.Module):
-    """Keeps the running sum of the mean over all examples on all devices."""
-
-    index: StateIndex
-
-    def __init__(self):
-        self.index = StateIndex({"sum": 0.0, "n": 0})
-
-    def __call__(self, xs, state):
-        mean = lax.pmean(xs.mean(), "devices")
-        old = state.get(self.index)
-        new = {"sum": old["sum"] + mean, "n": old["n"] + 1}
-        return xs - mean, state.set(self.index, new)
-
-
-def test_collectives_over_devices():
-    """What is reduced over the devices may go into the replicated state."""
-    layer, state = make_with_state(Average)()
-    call = jax.jit(jax.shard_map(layer, mesh=devices(), **SPECS))
-    xs = jnp.arange(16.0)
-    for n in (1, 2):
-        ys, state = call(xs, state)
-        assert float(ys.sum()) == 0.0
-        value = state.get(layer.index)
-        assert (float(value["sum"]), int(value["n"])) == (7.5 * n, n)
-
-
 def test_jit_with_a_sharded_batch(made):
     """Under plain jit with sharded data, the result is that of one device."""
     layer, state = made

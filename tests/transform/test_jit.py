@@ -310,7 +310,6 @@ def test_other_options_reach_jax():
 
 def test_something_that_cannot_be_called():
     """What is no function is refused when it is wrapped, not deep in a trace."""
-    # defect: accepted, and a TypeError about the type comes out of the first call
     for wrap in (vn.filter_jit, vn.filter_grad, vn.filter_vmap):
         with refuses(TransformError, wrap.__name__, "3"):
             wrap(3)

@@ -184,14 +184,12 @@ def test_no_filter_is_left_behind_by_a_failure(mode):
 @each_mode
 def test_no_filter_is_left_behind_by_lower(mode):
     """`.lower` traces too, and leaves the filters alone."""
-    # defect: the modes "all…" enter a warning context that only a call leaves
     with filters_kept():
         vn.filter_jit(lambda x: x + 1, donate=mode).lower(jnp.ones(3))
 
 
 def test_no_filter_is_left_behind_by_recursion():
     """Also where the function calls itself with another shape."""
-    # defect: the inner call overwrites the outer one's warning context
 
     @vn.filter_jit(donate="all")
     def total(x):
@@ -203,7 +201,6 @@ def test_no_filter_is_left_behind_by_recursion():
 
 def test_no_filter_is_left_behind_by_threads():
     """Also where two threads compile at the same time, and the first is done first."""
-    # defect: `catch_warnings` restores, in the second thread, what the first had set
     inside = {name: threading.Event() for name in ("first", "second")}
     first_done = threading.Event()
 

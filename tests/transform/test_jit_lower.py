@@ -124,7 +124,6 @@ def test_donation_by_what_was_compiled(mode):
 
 def test_lowering_from_shapes():
     """`.lower` takes structs in the place of arrays, as that of `jax.jit` does."""
-    # defect: a ShapeDtypeStruct counts as a static value
     struct = jax.ShapeDtypeStruct((3,), jnp.float32)
     compiled = vn.filter_jit(lambda x: x * 2).lower(struct).compile()
     assert compiled(jnp.ones(3)).tolist() == [2.0] * 3

@@ -233,7 +233,6 @@ def test_names_that_were_not_passed():
 
 def test_names_of_a_constructor():
     """The arguments of a Module class are known by name too."""
-    # defect: the class's signature is (*args, **kwargs)
     out = vn.filter_vmap(Node, in_axes={"second": None})(x3, jnp.ones(2))
     assert out.first.shape == (3,) and out.second.shape == (3, 2)
 
@@ -248,27 +247,23 @@ WRONG = {
 @pytest.mark.parametrize("spec, word", WRONG.values(), ids=WRONG)
 def test_a_spec_of_another_structure(spec, word):
     """`in_axes` that does not fit the arguments is refused in our words."""
-    # defect: JAX's ValueError about a "tree_map tree" comes out
     with refuses(TransformError, "filter_vmap", word):
         vn.filter_vmap(lambda x, y: x, in_axes=spec)(x3, {"b": x3})
 
 
 def test_an_out_spec_of_another_structure():
     """So is `out_axes` that does not fit the result."""
-    # defect: as above
     with refuses(TransformError, "filter_vmap", "out_axes"):
         vn.filter_vmap(lambda x: x, out_axes=(0, 0))(x3)
 
 
 def test_in_axes_as_a_list():
     """As with `jax.vmap`, `in_axes` may be a list."""
-    # defect: refused as another structure than that of the tuple of arguments
     out = vn.filter_vmap(lambda x, y: x + y, in_axes=[0, None])(x3, jnp.ones(()))
     assert out.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_function_that_gives_no_axis():
     """A function in `in_axes` that returns something else is caught."""
-    # defect: JAX's TypeError shows our inner tuple of specifications
     with refuses(TransformError, "filter_vmap", "in_axes"):
         vn.filter_vmap(lambda x: x, in_axes=lambda leaf: "a")(x3)

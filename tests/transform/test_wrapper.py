@@ -78,7 +78,6 @@ def test_pickle():
 
 def test_pickle_after_use():
     """What was compiled is left out of the pickle."""
-    # defect: the compiled functions are pickled along, which fails
     jitted = vn.filter_jit(triple)
     jitted(jnp.array(2.0))
     assert float(pickle.loads(pickle.dumps(jitted))(jnp.array(2.0))) == 6.0
@@ -86,7 +85,6 @@ def test_pickle_after_use():
 
 def test_repr_is_short():
     """A transformed function prints as one, not as what it has compiled."""
-    # defect: after a call the cache is printed, with addresses of its entries
     jitted = vn.filter_jit(square)
     jitted(jnp.array(2.0))
     assert "square" in repr(jitted) and "object at 0x" not in repr(jitted)

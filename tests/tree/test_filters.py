@@ -57,7 +57,6 @@ def test_what_is_an_array(kind):
 
 def test_tracers_are_arrays():
     """Inside a transformation, a traced value is an array of its dtype."""
-    # defect: is_inexact_array_like calls `Tracer.__jax_array__`, which is None
 
     def ask(x, n):
         assert vn.is_array(x) and vn.is_inexact_array(x) and vn.is_array_like(x)
@@ -151,7 +150,6 @@ def test_a_leaf_of_a_spec_that_selects_nothing():
 
 def test_a_bad_spec_is_shown_short():
     """An array given as the specification is named by type, not printed in full."""
-    # defect: the repr of the array makes the text 24 lines long
     with refuses(TreeError, "filter_spec", "ndarray"):
         vn.filter([1, 2], [True, np.ones((20, 3))])
 
@@ -159,7 +157,6 @@ def test_a_bad_spec_is_shown_short():
 @pytest.mark.parametrize("split", [vn.filter, vn.partition])
 def test_a_spec_of_another_structure(split):
     """A specification that is no prefix of the tree is refused as such."""
-    # defect: JAX's ValueError about "tree_map tree" comes out
     with refuses(TreeError, "filter_spec"):
         split({"a": [1, 2]}, {"a": [True]})
 

@@ -60,6 +60,14 @@ def test_width_and_indent():
     assert all(len(line) <= 40 for line in narrow)
 
 
+def test_default_width_and_indent():
+    """By default there are 80 columns, and two more for each level."""
+    fits = ["x" * 38, "y" * 34]
+    assert len(vn.tree_pformat(fits)) == 80
+    wider = ["x" * 38, "y" * 35]
+    assert vn.tree_pformat(wider).splitlines()[1] == f"  {wider[0]!r},"
+
+
 def test_truncated_nodes():
     """A node for which `truncate_leaf` is true shows only its class."""
     tree = [Scale(jnp.ones(2)), 1]
@@ -85,5 +93,8 @@ def test_pprint_prints_what_pformat_returns(capsys):
     options = {"width": 20, "indent": 3, "struct_as_array": True}
     vn.tree_pprint(tree, **options)
     assert capsys.readouterr().out == vn.tree_pformat(tree, **options) + "\n"
+    long = [tree] * 9
+    vn.tree_pprint(long)
+    assert capsys.readouterr().out == vn.tree_pformat(long) + "\n"
     vn.tree_pprint(tree, short_arrays=False, truncate_leaf=lambda x: type(x) is list)
     assert "[1." in (out := capsys.readouterr().out) and "list(...)" in out

@@ -99,13 +99,11 @@ def test_static_values_of_any_kind(value):
     """What a static field holds does not matter, not even if a leaf is the same."""
     node = Node(value, value, tag=value)
     out = vn.tree_at(lambda m: m.tag, node, "new")
-    # defect: with () or None the dynamic fields are replaced, not the static one
     assert (out.tag, out.first, out.second) == ("new", value, value)
 
 
 def test_a_module_in_a_static_field():
     """A Module that serves as metadata can be replaced like other metadata."""
-    # defect: refused as "not a node of the tree"
     node = Node(1, tag=vn.nn.Identity())
     assert vn.tree_at(lambda m: m.tag, node, "new").tag == "new"
 
@@ -132,7 +130,6 @@ def test_none_in_a_field():
 @pytest.mark.parametrize("other", ["second", "tag", "fn"])
 def test_only_the_chosen_none_or_empty_tuple(value, other):
     """Python has one None and one empty tuple, but each place of them is a place."""
-    # defect: all Nones and all empty tuples of the tree are replaced at once
     node = Node(value, tag="t", fn=jnp.sin)
     node = vn.tree_at(lambda m: getattr(m, other), Node("x", "y"), value)
     node = vn.tree_at(lambda m: m.first, node, value)
@@ -144,7 +141,6 @@ def test_only_the_chosen_none_or_empty_tuple(value, other):
 @pytest.mark.parametrize("value", [None, ()])
 def test_none_and_empty_tuples_in_containers(value):
     """In a list or dict too, only the chosen None or empty tuple is replaced."""
-    # defect: both are replaced; where they cannot be told apart, it must be an error
     tree = {"a": value, "b": [value]}
     try:
         out = vn.tree_at(lambda t: t["a"], tree, "new")
@@ -255,7 +251,6 @@ def test_search_by_path():
 
 def test_an_array_in_an_if_function_field_is_found():
     """A leaf in an `if_function` field is a leaf for the search too."""
-    # defect: its stand-in is callable, so it counts as metadata while `where` looks
     node = Node(1.0, fn=jnp.ones(2))
     out = vn.tree_at(jax.tree.leaves, node, ["x", "y"])
     assert (out.first, out.fn) == ("x", "y")
@@ -311,7 +306,6 @@ def test_a_place_twice():
 
 def test_a_place_inside_another():
     """A node and a part of it cannot both be replaced."""
-    # defect: the inner replacement is dropped without a word
     with refuses(TreeError, "tree_at"):
         vn.tree_at(lambda t: (t["a"], t["a"][0]), {"a": [1]}, (2, 3))
 
@@ -342,7 +336,6 @@ def test_wrong_number_of_replacements():
 
 def test_one_replacement_for_several_nodes():
     """A single replacement that is no sequence is refused in the same words."""
-    # defect: TypeError: 'int' object is not iterable
     with refuses(TreeError, "tree_at", "2 replacements"):
         vn.tree_at(lambda t: (t[0], t[1]), [1, 2], 3)
 
@@ -373,6 +366,5 @@ USES_VALUES = {
 @pytest.mark.parametrize("where", USES_VALUES.values(), ids=USES_VALUES)
 def test_a_where_that_uses_values(where):
     """A `where` that computes with leaves is told what it may do."""
-    # defect: TypeError: 'Handle' object is not subscriptable, and the like
     with refuses(TreeError, "tree_at", "node"):
         vn.tree_at(where, {"a": jnp.ones(3), "b": 5}, 0)
