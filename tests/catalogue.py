@@ -4,7 +4,6 @@ The laws in tests/laws run on every row; a public layer without a row fails them
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
