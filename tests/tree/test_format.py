@@ -93,7 +93,7 @@ def test_pprint_prints_what_pformat_returns(capsys):
     options = {"width": 20, "indent": 3, "struct_as_array": True}
     vn.tree_pprint(tree, **options)
     assert capsys.readouterr().out == vn.tree_pformat(tree, **options) + "\n"
-    long = [tree] * 9
+    long = ["x" * 38, "y" * 35]  # one column more than the default
     vn.tree_pprint(long)
     assert capsys.readouterr().out == vn.tree_pformat(long) + "\n"
     vn.tree_pprint(tree, short_arrays=False, truncate_leaf=lambda x: type(x) is list)
