@@ -25,6 +25,8 @@ pytest_plugins = ["pytester"]
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)
+# Nearly all of the tests' time is compilation of tiny programs.
+jax.config.update("jax_disable_most_optimizations", True)
 
 _WATCHED = (
     "jax_numpy_dtype_promotion",
