@@ -102,7 +102,7 @@ def _draw_training(axes: Sequence[Axes], history: History) -> None:
     # Of a good training only the last percents are of interest.
     axes[1].set_ylim(0.8 if history.test_accuracy[-1] > 0.9 else 0, 1.004)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[1].legend(loc="lower right", fontsize=11)
+    axes[1].legend(loc="best", fontsize=11)
 
 
 def _draw_statistics(

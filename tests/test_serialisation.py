@@ -446,11 +446,13 @@ def test_a_pipe_stays_a_pipe(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "pipe.eqx"
     os.mkfifo(path)
     received: list[bytes] = []
-    reader = threading.Thread(target=lambda: received.append(path.read_bytes()))
+    reader = threading.Thread(
+        target=lambda: received.append(path.read_bytes()), daemon=True
+    )
     reader.start()
     # NumPy itself cannot write to a pipe; a function of the user's can.
     vn.tree_serialise_leaves(path, 1, filter_spec=lambda file, x: file.write(b"new"))
-    reader.join(timeout=60)
+    reader.join(timeout=10)
     assert received == [b"new"]
     assert stat.S_ISFIFO(path.stat().st_mode)
 

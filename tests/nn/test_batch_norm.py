@@ -95,7 +95,7 @@ def test_training_matches_the_formula(mode, shape):
             assert ys.dtype == stored(norm, state).variance.dtype == jnp.float64
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=len)
+@pytest.mark.parametrize("shape", SHAPES[::2], ids=len)
 @pytest.mark.parametrize("mode", MODES)
 def test_inference_matches_the_formula(mode, shape):
     """Inference normalizes by the averages, leaves the state, and needs no axis."""

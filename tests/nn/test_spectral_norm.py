@@ -91,7 +91,7 @@ def test_is_converged_when_built():
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 3])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[::2], ids=str)
 def test_iterations_match_the_formula(shape, iterations):
     """A training call takes that many steps of the power iteration, v before u."""
     layer, state, x = build(normal(shape), num_power_iterations=iterations)
@@ -143,7 +143,7 @@ def test_torch(i):
 
 
 @pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[1::2], ids=str)
 def test_gradient_matches_the_formula(shape, inference):
     """The gradient takes u and v as constants: those after the iteration."""
     layer, state, x = build(normal(shape))

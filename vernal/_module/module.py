@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import inspect
+import sys
 import types
 import warnings
 from dataclasses import MISSING
@@ -50,8 +51,10 @@ class _ModuleMeta(abc.ABCMeta):
             plain = cls.__new__ is object.__new__
             self = cls.__new__(cls) if plain else cls.__new__(cls, *args, **kwargs)
             object.__setattr__(self, "__open__", True)
+            references = sys.getrefcount(self)
             self.__init__(*args, **kwargs)
-            _finish(self)
+            # Only if something refers to self by now can self be inside of itself.
+            _finish(self, has_escaped=sys.getrefcount(self) != references)
             return self
 
 
@@ -72,7 +75,7 @@ def _prepare(cls: Any, has_own_init: bool) -> None:
     register(cls)
 
 
-def _finish(self: Any) -> None:
+def _finish(self: Any, has_escaped: bool) -> None:
     """Fills in defaults, looks for what is missing, freezes, runs the checks."""
     cls = type(self)
     values = self.__dict__
@@ -91,8 +94,9 @@ def _finish(self: Any) -> None:
                 fix="assign them in `__init__`, or give them a default",
             )
         )
-    for name, value in values.items():
-        _check_tree(self, name, value)
+    if has_escaped:
+        for name, value in values.items():
+            _check_tree(self, name, value)
     object.__delattr__(self, "__open__")
     for check in cls.__checks__:
         check(self)

@@ -1,10 +1,10 @@
 """Whether trees are equal."""
 
-import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..typing import Array, ArrayLike, PyTree
 from .filters import is_array
@@ -47,11 +47,8 @@ def tree_equal(
             answers.append(_leaf_equal(x, y, typematch, rtol, atol))
             if answers[-1] is False:
                 return False
-    known = [x for x in answers if not isinstance(x, jax.core.Tracer)]
-    if not all(map(bool, known)):  # waits for the device once all are under way
-        return False
-    traced = [x for x in answers if isinstance(x, jax.core.Tracer)]
-    return jnp.all(jnp.stack(traced)) if traced else True
+    unknown = [x for x in answers if x is not True]
+    return jnp.all(jnp.stack(unknown)) if unknown else True
 
 
 def _leaf_equal(
@@ -65,11 +62,25 @@ def _leaf_equal(
         return bool(x == y)
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
-    traced = any(isinstance(a, jax.core.Tracer) for a in (x, y, rtol, atol))
-    # Known arrays give a known answer also while something else is being traced.
-    now = contextlib.nullcontext() if traced else jax.ensure_compile_time_eval()
-    with now:
-        exact = all(isinstance(t, int | float) and t == 0 for t in (rtol, atol))
-        if exact or not jnp.issubdtype(x.dtype, jnp.inexact):
-            return jnp.all(x == y)
-        return jnp.allclose(x, y, rtol=rtol, atol=atol)
+    exact = all(isinstance(t, int | float) and t == 0 for t in (rtol, atol))
+    exact = exact or not jnp.issubdtype(x.dtype, jnp.inexact)
+    if not all(map(_is_here, (x, y, rtol, atol))):
+        return jnp.all(x == y) if exact else jnp.allclose(x, y, rtol=rtol, atol=atol)
+    # On the host: an answer that is known also while something else is being traced.
+    x, y = _to_numpy(x), _to_numpy(y)
+    same = np.all(x == y) if exact else np.allclose(x, y, rtol=rtol, atol=atol)
+    return bool(same)
+
+
+def _is_here(x: Any) -> bool:
+    """Whether the values are known, and in the memory of this process."""
+    traced = isinstance(x, jax.core.Tracer)
+    return not traced and bool(getattr(x, "is_fully_addressable", True))
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        with jax.ensure_compile_time_eval():
+            x = jax.random.key_data(x)
+    x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype.kind == "V" else x  # bfloat16 and its like
