@@ -14,6 +14,9 @@ _FLAGS = os.environ.get("XLA_FLAGS", "")
 if _DEVICES not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all of the tests' time is compilation of tiny programs. (As a variable, so
+# that the programs which a test starts compute the same.)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # A compilation cache on disk would hide slow or repeated compilation.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
@@ -25,8 +28,6 @@ pytest_plugins = ["pytester"]
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)
-# Nearly all of the tests' time is compilation of tiny programs.
-jax.config.update("jax_disable_most_optimizations", True)
 
 _WATCHED = (
     "jax_numpy_dtype_promotion",

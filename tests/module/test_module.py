@@ -337,7 +337,6 @@ class Methods(vn.Module):
 
 def test_building_does_not_walk_through_the_fields():
     """A constructor costs the same whatever its fields hold; so does a method."""
-    # defect: every field is flattened, to look for self in it
     before = Big.flattened
     model = Methods([Big()])
     assert model.plain.__self__ is model and model.jitted.args[0] is model

@@ -87,7 +87,6 @@ def test_tolerances(numpy):
 
 def test_tolerances_in_double_precision():
     """NumPy's float64 is compared as such, though JAX would round it."""
-    # defect: jnp.allclose rounds both to float32 first
     x = np.ones(2)
     assert not vn.tree_equal(x, x * (1 + 1e-10), rtol=1e-12)
     assert vn.tree_equal(x, x * (1 + 1e-10), rtol=1e-8)
@@ -157,7 +156,6 @@ jax.shard_map(ask, mesh=mesh, in_specs=P(), out_specs=P())(1.0)
 
 def test_known_values_in_shard_map():
     """So they do in `shard_map` without jit, where operations run on all devices."""
-    # defect: the answer is traced, and asking for it hangs (hence the subprocess)
     command = [sys.executable, "-c", IN_SHARD_MAP]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "True True\n"

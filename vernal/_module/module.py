@@ -54,7 +54,8 @@ class _ModuleMeta(abc.ABCMeta):
             references = sys.getrefcount(self)
             self.__init__(*args, **kwargs)
             # Only if something refers to self by now can self be inside of itself.
-            _finish(self, has_escaped=sys.getrefcount(self) != references)
+            has_escaped = sys.getrefcount(self) != references
+            _finish(self, has_escaped)
             return self
 
 
