@@ -9,9 +9,6 @@ import importlib
 import io
 import os
 import re
-import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -195,27 +192,6 @@ def test_many_interruptions_change_nothing(
             assert digits.main([*RECIPE, "--out", str(tmp_path)]) == digits.INTERRUPTED
     assert digits.main([*RECIPE, "--out", str(tmp_path)]) == 0
     assert same_results(tmp_path, finished[0])
-
-
-def test_a_real_ctrl_c(digits, finished, tmp_path, capsys):
-    """A signal, even sent twice, ends the program in words; another goes on from it."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    for attempt in range(5):  # on a busy machine the signal may come after the end
-        folder = tmp_path / str(attempt)
-        command = [sys.executable, str(EXAMPLES / "digits.py"), *RECIPE]
-        with subprocess.Popen([*command, f"--out={folder}"], **pipes) as process:
-            lines = [process.stdout.readline() for _ in range(2)]
-            process.send_signal(signal.SIGINT)
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=100)
-        if process.returncode != 0:
-            break
-    assert lines[1].startswith("epoch  2/20") and "goes on from here" in output
-    assert (process.returncode, errors) == (digits.INTERRUPTED, "")
-    assert 0 < read_checkpoint(digits, folder).epoch < EPOCHS
-    assert digits.main([*RECIPE, "--out", str(folder)]) == 0
-    assert "of 20 epochs are done" in capsys.readouterr().out
-    assert contents(folder) == contents(finished[0])
 
 
 def test_a_finished_run_says_so(digits, finished, capsys):
