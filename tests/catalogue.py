@@ -25,6 +25,8 @@ class Row:
     oracle: str  # the test file in which another implementation vouches for it
     stateful: bool = False
     has_key: bool = False  # needs a key in training
+    # How one example is applied, where that is not ``layer(x)``.
+    apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
     def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
         """The layer and its state, which is empty for most."""
@@ -39,7 +41,8 @@ class Row:
 
         def one(x: Any, key: Any, state: Any) -> tuple[Any, Any]:
             extra = {"key": key} if self.has_key else {}
-            out = layer(x, state, **extra) if self.stateful else layer(x, **extra)
+            args = (x, state) if self.stateful else (x,)
+            out = self.apply(layer, *args, **extra)
             return out if self.stateful else (out, state)
 
         keys = jr.split(jr.key(7), xs.shape[0])

@@ -53,7 +53,7 @@ def test_single_examples(row: Row) -> None:
     xs = row.batch(seed=2)
     want, _ = row.call(layer, state, xs)
     args = (state,) if row.stateful else ()
-    outs = [layer(x, *args) for x in xs]
+    outs = [row.apply(layer, x, *args) for x in xs]
     outs = [out[0] for out in outs] if row.stateful else outs
     assert_close(jnp.stack(outs), want)
 
