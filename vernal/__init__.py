@@ -11,9 +11,11 @@ from ._module.callables import (
 )
 from ._module.fields import field as field
 from ._module.module import Module as Module
-from ._serialisation import (
+from ._serialisation.records import (
     default_deserialise_filter_spec as default_deserialise_filter_spec,
     default_serialise_filter_spec as default_serialise_filter_spec,
+)
+from ._serialisation.trees import (
     tree_deserialise_leaves as tree_deserialise_leaves,
     tree_serialise_leaves as tree_serialise_leaves,
 )
