@@ -1,35 +1,22 @@
-"""The leaves of a tree in a file, as ``.npy`` records one after the other.
+"""One leaf in a file, as a record of NumPy's ``.npy`` format.
 
-The stream has no names and no structure: the tree to be filled gives both. The header
-of a record, a text with dtype and shape, is compared with what the leaf needs before
-any data is read, so that a damaged file can neither allocate memory nor run anything.
+The header of a record, a text with dtype and shape, is compared with what the leaf
+needs before any data is read, so that a damaged file can neither allocate memory nor
+run anything.
 """
 
-import contextlib
 import math
-import os
-import pathlib
 import re
-import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 from numpy.lib import format as npy
 
-from ._tree.filters import is_array_like
-from ._tree.paths import path_text
-from .errors import ModelFileError, TreeError, report
-from .typing import IsLeaf, PyTree
-
-_T = TypeVar("_T")
-_PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
-_Write: TypeAlias = Callable[[BinaryIO, Any], None]
-_Read: TypeAlias = Callable[[BinaryIO, Any], Any]
+from .._tree.filters import is_array_like
+from ..errors import ModelFileError, TreeError, report
 
 _MAGIC = npy.MAGIC_PREFIX + b"\x01\x00"  # no array needs the later versions
 _HEADER = re.compile(
@@ -43,7 +30,7 @@ _NAMES = {
     + [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)]
 }
 _CHUNK = 1 << 24
-_FIX = "build `like` with the hyperparameters that the file was written with"
+FIX = "build `like` with the hyperparameters that the file was written with"
 
 # What np.asarray makes of Python's numbers. An integer may stand for a float, and
 # both for a complex number, as everywhere in Python.
@@ -131,169 +118,6 @@ def default_deserialise_filter_spec(f: BinaryIO, x: Any) -> Any:
     return x
 
 
-def tree_serialise_leaves(
-    path_or_file: _PathOrFile,
-    pytree: PyTree,
-    filter_spec: PyTree[_Write] = default_serialise_filter_spec,
-    is_leaf: IsLeaf = None,
-) -> None:
-    """Writes the arrays and numbers of a tree to a file.
-
-    Only values are written, in the order of the leaves; :func:`tree_deserialise_leaves`
-    needs a tree of the same structure to put them into. Files that Equinox wrote can
-    be read, and it can read these, but for PRNG keys with a dtype of their own.
-
-    A file given by its path is written in one piece: it appears, or takes the place of
-    an old one, once all of it is on the disk. Of the one-byte and smaller dtypes the
-    format keeps the size only; which one it was, ``like`` must tell.
-
-    Arguments:
-        path_or_file: a path, to which ``.eqx`` is added if it has no suffix; or a file
-            open for writing bytes, which may have other contents before and after.
-        pytree: any pytree, usually a model, or a model and its State.
-        filter_spec: a function ``(file, leaf)`` that writes one leaf; or a tree of
-            them whose structure is a prefix of ``pytree``'s.
-        is_leaf: as in ``jax.tree.map``.
-
-    Raises:
-        TreeError: a leaf cannot be stored; an old file at this path is still there.
-
-    >>> import vernal as vn, io, jax
-    >>> mlp = vn.nn.MLP(2, 1, width_size=4, depth=1, key=jax.random.key(0))
-    >>> file = io.BytesIO()
-    >>> tree_serialise_leaves(file, mlp)
-    >>> len(file.getvalue())
-    580
-    """
-
-    def write(file: BinaryIO, spec: Any, leaf: Any) -> Any:
-        spec(file, leaf)
-        return leaf
-
-    with _writing(path_or_file) as file:
-        _map_leaves(write, file, _name(path_or_file), filter_spec, pytree, is_leaf)
-
-
-def tree_deserialise_leaves(
-    path_or_file: _PathOrFile,
-    like: _T,
-    filter_spec: PyTree[_Read] = default_deserialise_filter_spec,
-    is_leaf: IsLeaf = None,
-) -> _T:
-    """Reads what :func:`tree_serialise_leaves` wrote into a tree of that structure.
-
-    No code in a file is ever run, and no memory is allocated before kind, shape and
-    dtype of an array are known to be those in ``like``.
-
-    Arguments:
-        path_or_file: a path, to which ``.eqx`` is added if it has no suffix; or a file
-            open for reading bytes, which is left after the last leaf.
-        like: a tree with the structure, shapes and dtypes of the one that was written.
-            Its arrays may be ``jax.ShapeDtypeStruct``, as from
-            :func:`filter_eval_shape`.
-        filter_spec: a function ``(file, leaf of like)`` that returns the new leaf; or
-            a tree of them whose structure is a prefix of ``like``'s.
-        is_leaf: as in ``jax.tree.map``.
-
-    Returns:
-        A tree as ``like``, with the values from the file; leaves that are not stored,
-        such as functions, are those of ``like``.
-
-    Raises:
-        ModelFileError: the file is damaged or cut short, has leaves of other kinds,
-            shapes or dtypes, or (given by its path) does not end after the last leaf.
-
-    >>> import vernal as vn, io, jax
-    >>> mlp = vn.nn.MLP(2, 1, width_size=4, depth=1, key=jax.random.key(0))
-    >>> file = io.BytesIO()
-    >>> tree_serialise_leaves(file, mlp)
-    >>> _ = file.seek(0)
-    >>> make = lambda: vn.nn.MLP(2, 1, width_size=4, depth=1, key=jax.random.key(1))
-    >>> loaded = tree_deserialise_leaves(file, vn.filter_eval_shape(make))
-    >>> bool(vn.tree_equal(loaded, mlp))
-    True
-    """
-
-    def read(file: BinaryIO, spec: Any, leaf: Any) -> Any:
-        new = spec(file, leaf)
-        _check_kind(new, leaf)
-        return new
-
-    name = _name(path_or_file)
-    if not isinstance(path_or_file, str | os.PathLike):
-        return _map_leaves(read, path_or_file, name, filter_spec, like, is_leaf)
-    with open(name, "rb") as file:
-        out = _map_leaves(read, file, name, filter_spec, like, is_leaf)
-        if file.read(1):
-            title = f"{name}: the file goes on after the last leaf of `like`"
-            _fail(title, "the end of the file", "more bytes", _FIX)
-    return out
-
-
-def _map_leaves(
-    function: Callable[[BinaryIO, Any, Any], Any],
-    file: BinaryIO,
-    name: str,
-    filter_spec: PyTree,
-    tree: _T,
-    is_leaf: IsLeaf,
-) -> _T:
-    """Maps over all leaves in order; errors tell the file and the leaf."""
-
-    def map_subtree(start: tuple[Any, ...], spec: Any, subtree: PyTree) -> PyTree:
-        def map_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
-            with _errors_at(name, path_text((*start, *path))):
-                return function(file, spec, leaf)
-
-        return jtu.tree_map_with_path(map_leaf, subtree, is_leaf=is_leaf)
-
-    return jtu.tree_map_with_path(map_subtree, filter_spec, tree)
-
-
-@contextlib.contextmanager
-def _errors_at(name: str, path: str) -> Iterator[None]:
-    place = f"{name}, leaf `{path}`" if path else f"{name}"
-    try:
-        yield
-    except (ModelFileError, TreeError) as error:
-        raise type(error)(f"{place}: {error}") from None
-    except Exception as error:  # from a user's filter_spec, or the operating system
-        error.add_note(f"This was at {place}.")
-        raise
-
-
-def _name(path_or_file: _PathOrFile) -> str:
-    """The path of the file, with its suffix."""
-    if not isinstance(path_or_file, str | os.PathLike):
-        return "<file object>"
-    path = pathlib.Path(path_or_file)
-    return str(path if path.suffix else path.with_suffix(".eqx"))
-
-
-@contextlib.contextmanager
-def _writing(path_or_file: _PathOrFile) -> Iterator[BinaryIO]:
-    """A file to write to that comes into its place when all went well."""
-    if not isinstance(path_or_file, str | os.PathLike):
-        yield path_or_file
-        return
-    target = pathlib.Path(_name(path_or_file)).resolve()  # a link stays a link
-    if target.exists() and not target.is_file():  # a pipe, say, is not to be replaced
-        with open(target, "wb") as file:
-            yield file
-        return
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            temporary.chmod(target.stat().st_mode)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read(
     f: BinaryIO, dtypes: tuple[np.dtype[Any], ...], shape: tuple[int, ...]
 ) -> np.ndarray[Any, Any]:
@@ -301,19 +125,19 @@ def _read(
     descrs = [repr(npy.dtype_to_descr(dtype)) for dtype in dtypes]
     descr, order, stored_shape = _read_header(f)
     if dtypes[0].hasobject:  # bytes of a file would be taken for addresses
-        _fail("objects are never read", "numbers in `like`", str(dtypes[0]), _FIX)
+        fail("objects are never read", "numbers in `like`", str(dtypes[0]), FIX)
     if descr not in descrs or stored_shape != shape:
         what = "dtype" if stored_shape == shape else "shape"
         expected = f"{shape}, {_dtype_name(descrs[0], dtypes[0])}"
         got = f"{stored_shape}, {_dtype_name(descr)}"
-        _fail(f"the stored array has another {what}", expected, got, _FIX)
+        fail(f"the stored array has another {what}", expected, got, FIX)
     dtype = dtypes[descrs.index(descr)]
     size = dtype.itemsize * math.prod(shape)
     data = _read_at_most(f, size)
     if len(data) < size:
-        _fail("the array is cut short", f"{size} bytes", f"{len(data)} bytes")
+        fail("the array is cut short", f"{size} bytes", f"{len(data)} bytes")
     if dtype.kind == "b" and (most := np.frombuffer(data, np.uint8).max(initial=0)) > 1:
-        _fail("an array of bool is damaged", "0 and 1", f"{most}")
+        fail("an array of bool is damaged", "0 and 1", f"{most}")
     return np.ndarray(shape, dtype, data, order=order)
 
 
@@ -321,12 +145,12 @@ def _read_header(f: BinaryIO) -> tuple[str, Literal["C", "F"], tuple[int, ...]]:
     """The text that stands for the dtype, the order, and the shape of a record."""
     start = _read_at_most(f, 10)
     if not start:
-        _fail("the file ends here", "a stored array", "nothing", _FIX)
+        fail("the file ends here", "a stored array", "nothing", FIX)
     if start.startswith(_MAGIC):
         start += _read_at_most(f, int.from_bytes(start[8:], "little"))
     match = _HEADER.fullmatch(start[10:].decode("latin1"))
     if match is None:
-        _fail("no stored array begins here", "a header", f"{bytes(start[:40])!r}")
+        fail("no stored array begins here", "a header", f"{bytes(start[:40])!r}")
     shape = tuple(map(int, re.findall(r"\d+", match[3])))
     return match[1], "F" if match[2] == "True" else "C", shape
 
@@ -338,7 +162,7 @@ def _read_at_most(f: BinaryIO, size: int) -> bytearray:
     return data
 
 
-def _fail(title: str, expected: str, got: str, fix: str = "") -> NoReturn:
+def fail(title: str, expected: str, got: str, fix: str = "") -> NoReturn:
     fix = (
         fix or "get the file anew; check that each `filter_spec` reads what was written"
     )
@@ -352,25 +176,11 @@ def _dtype_name(descr: str, dtype: np.dtype[Any] | None = None) -> str:
     return _NAMES.get(descr, f"dtype {descr}") if dtype is None else str(dtype)
 
 
-def _check_kind(new: Any, like: Any) -> None:
-    """Refuses what a ``filter_spec`` returned if it cannot stand for ``like``."""
-    if _kind(new) != _kind(like):
-        _fail("the leaf has become something else", _kind(like), _kind(new), _FIX)
-
-
-def _kind(x: Any) -> str:
-    if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
-        return f"a JAX array {x.shape}, {x.dtype}"
-    if isinstance(x, np.ndarray):
-        return f"a NumPy array {x.shape}, {x.dtype}"
-    return f"{type(x).__module__}.{type(x).__qualname__}"
-
-
 def _rebuild(kind: type, number: Any) -> Any:
     try:
         return kind(number)
     except (ValueError, TypeError):
-        _fail("the number is none of its type", kind.__name__, f"{number!r}", _FIX)
+        fail("the number is none of its type", kind.__name__, f"{number!r}", FIX)
 
 
 def _is_key(x: Any) -> bool:
