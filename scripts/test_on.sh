@@ -16,7 +16,7 @@ options of pytest can be given in PYTEST_ADDOPTS, a platform in JAX_PLATFORMS.
                   jax jaxlib
                 (the URL is in JAX's installation guide, "JAX nightly installation")
 TEXT
-  [[ $# -eq 1 ]] && exit 0 || exit 2
+  [[ ${1-} == -* ]] && exit 0 || exit 2
 fi
 
 folder=$1
