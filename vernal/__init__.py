@@ -11,6 +11,10 @@ from ._module.callables import (
 )
 from ._module.fields import field as field
 from ._module.module import Module as Module
+from ._runtime.checks import (
+    branched_error_if as branched_error_if,
+    error_if as error_if,
+)
 from ._serialisation.records import (
     default_deserialise_filter_spec as default_deserialise_filter_spec,
     default_serialise_filter_spec as default_serialise_filter_spec,
@@ -23,7 +27,7 @@ from ._transform.grad import (
     filter_grad as filter_grad,
     filter_value_and_grad as filter_value_and_grad,
 )
-from ._transform.jit import filter_jit as filter_jit
+from ._transform.jit import clear_caches as clear_caches, filter_jit as filter_jit
 from ._transform.trace import (
     filter_eval_shape as filter_eval_shape,
     filter_make_jaxpr as filter_make_jaxpr,
@@ -52,9 +56,12 @@ __all__ = [
     "Module",
     "Partial",
     "apply_updates",
+    "branched_error_if",
+    "clear_caches",
     "combine",
     "default_deserialise_filter_spec",
     "default_serialise_filter_spec",
+    "error_if",
     "errors",
     "field",
     "filter",

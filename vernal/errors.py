@@ -13,6 +13,7 @@ VernalError
 │   ├── HyperparameterError             a layer was built with a bad argument
 │   ├── InputError                      a layer was called with a bad argument
 │   └── AxisNameError(NameError)        a layer needs an axis that is not in scope
+├── CheckError(RuntimeError)            ``error_if`` found its condition true
 └── ModelFileError(ValueError)          a model file is damaged or does not fit
 """
 
@@ -113,6 +114,13 @@ class AxisNameError(LayerError, NameError):
     """A layer reduces over a named axis that is not in scope where it is called.
 
     Cure: call it under ``jax.vmap(..., axis_name=...)`` with that very name.
+    """
+
+
+class CheckError(VernalError, RuntimeError):
+    """A runtime check, such as :func:`vernal.error_if`, found its condition true.
+
+    Cure: the message is the check's own. ``VERNAL_ON_ERROR=breakpoint`` stops there.
     """
 
 
