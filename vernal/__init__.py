@@ -15,6 +15,7 @@ from ._runtime.checks import (
     branched_error_if as branched_error_if,
     error_if as error_if,
 )
+from ._runtime.enumeration import Enumeration as Enumeration
 from ._serialisation.records import (
     default_deserialise_filter_spec as default_deserialise_filter_spec,
     default_serialise_filter_spec as default_serialise_filter_spec,
@@ -53,6 +54,7 @@ from ._tree.surgery import apply_updates as apply_updates, tree_at as tree_at
 __all__ = [
     "AbstractClassVar",
     "AbstractVar",
+    "Enumeration",
     "Module",
     "Partial",
     "apply_updates",

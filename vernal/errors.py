@@ -14,6 +14,7 @@ VernalError
 │   ├── InputError                      a layer was called with a bad argument
 │   └── AxisNameError(NameError)        a layer needs an axis that is not in scope
 ├── CheckError(RuntimeError)            ``error_if`` found its condition true
+├── EnumerationError(ValueError)        items of different enumerations are mixed
 └── ModelFileError(ValueError)          a model file is damaged or does not fit
 """
 
@@ -121,6 +122,13 @@ class CheckError(VernalError, RuntimeError):
     """A runtime check, such as :func:`vernal.error_if`, found its condition true.
 
     Cure: the message is the check's own. ``VERNAL_ON_ERROR=breakpoint`` stops there.
+    """
+
+
+class EnumerationError(VernalError, ValueError):
+    """An :class:`vernal.Enumeration` is ill-formed, or got an item of another one.
+
+    Cure: ``Child.promote(item)`` makes items of a parent items of a child.
     """
 
 
