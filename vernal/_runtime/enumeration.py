@@ -89,7 +89,11 @@ class _EnumerationMeta(type):
         cls.__items__, cls.__texts__, cls.__places__ = {}, [], {}
         for parent in cls.__mro__[1:]:
             if isinstance(parent, _EnumerationMeta):
-                places = [_add(cls, *entry) for entry in _entries(parent)]
+                inherited = _entries(parent)
+                new = [entry for entry in inherited if entry[0] not in cls.__items__]
+                for entry in new:
+                    _add(cls, *entry)
+                places = [list(cls.__items__).index(name) for name, _ in inherited]
                 cls.__places__[parent] = np.array(places, np.int32)
         for entry in own.items():
             _add(cls, *entry)
@@ -214,8 +218,8 @@ def _entries(cls: _EnumerationMeta) -> list[tuple[str, str]]:
     return list(zip(cls.__items__, cls.__texts__, strict=True))
 
 
-def _add(cls: _EnumerationMeta, name: str, text: Any) -> int:
-    """Adds an entry, or gives the one of this name another text; returns its number."""
+def _add(cls: _EnumerationMeta, name: str, text: Any) -> None:
+    """Adds an entry, or gives the one of this name another text."""
     if not isinstance(text, str) or name in ("promote", "where"):
         raise EnumerationError(
             report(
@@ -225,13 +229,11 @@ def _add(cls: _EnumerationMeta, name: str, text: Any) -> int:
             )
         )
     if name in cls.__items__:
-        number = list(cls.__items__).index(name)
-        cls.__texts__[number] = text
-        return number
-    number = len(cls.__items__)
-    cls.__items__[name] = EnumerationItem(np.array(number, np.int32), cls)
+        cls.__texts__[list(cls.__items__).index(name)] = text
+        return
+    number = np.array(len(cls.__items__), np.int32)
+    cls.__items__[name] = EnumerationItem(number, cls)
     cls.__texts__.append(text)
-    return number
 
 
 def _member(cls: _EnumerationMeta, item: Any, what: str) -> EnumerationItem:
