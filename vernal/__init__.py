@@ -1,6 +1,6 @@
 """Neural networks on JAX as immutable pytrees, with explicit state."""
 
-from . import errors as errors, nn as nn, typing as typing
+from . import debug as debug, errors as errors, nn as nn, typing as typing
 from ._module.abstract import (
     AbstractClassVar as AbstractClassVar,
     AbstractVar as AbstractVar,
@@ -50,17 +50,25 @@ from ._tree.filters import (
 )
 from ._tree.format import tree_pformat as tree_pformat, tree_pprint as tree_pprint
 from ._tree.surgery import apply_updates as apply_updates, tree_at as tree_at
+from .errors import (
+    EquinoxRuntimeError as EquinoxRuntimeError,
+    EquinoxTracetimeError as EquinoxTracetimeError,
+)
+from .nn._mode import tree_inference as tree_inference
 
 __all__ = [
     "AbstractClassVar",
     "AbstractVar",
     "Enumeration",
+    "EquinoxRuntimeError",
+    "EquinoxTracetimeError",
     "Module",
     "Partial",
     "apply_updates",
     "branched_error_if",
     "clear_caches",
     "combine",
+    "debug",
     "default_deserialise_filter_spec",
     "default_serialise_filter_spec",
     "error_if",
@@ -86,6 +94,7 @@ __all__ = [
     "tree_deserialise_leaves",
     "tree_equal",
     "tree_flatten_one_level",
+    "tree_inference",
     "tree_pformat",
     "tree_pprint",
     "tree_serialise_leaves",

@@ -5,6 +5,7 @@ VernalError
 ├── FrozenModuleError(AttributeError)   a Module was changed after ``__init__``
 ├── TreeError(ValueError)               a pytree is not what a tree function needs
 ├── TransformError(ValueError)          a transformation got what it cannot take
+│   └── TraceCountError(RuntimeError)   a function was traced more often than allowed
 ├── StateError(ValueError)              something is wrong with a State
 │   ├── ConsumedStateError              it was replaced by a newer State
 │   ├── ForeignStateError               it belongs to another model
@@ -66,6 +67,13 @@ class TransformError(VernalError, ValueError):
     """
 
 
+class TraceCountError(TransformError, RuntimeError):
+    """A function below ``debug.assert_max_traces`` was traced once too often.
+
+    Cure: the message names the argument that is not what it was before.
+    """
+
+
 class StateError(VernalError, ValueError):
     """The root of the errors about :class:`vernal.nn.State`."""
 
@@ -122,7 +130,18 @@ class CheckError(VernalError, RuntimeError):
     """A runtime check, such as :func:`vernal.error_if`, found its condition true.
 
     Cure: the message is the check's own. ``VERNAL_ON_ERROR=breakpoint`` stops there.
+
+    >>> import vernal as vn, jax.numpy as jnp
+    >>> try:
+    ...     vn.error_if(jnp.ones(2), True, "this always fails")
+    ... except vn.errors.CheckError as error:
+    ...     print(str(error).splitlines()[0])
+    this always fails
     """
+
+
+# What the peer calls them, which tells known from traced conditions.
+EquinoxRuntimeError = EquinoxTracetimeError = CheckError
 
 
 class EnumerationError(VernalError, ValueError):

@@ -107,7 +107,7 @@ def branched_error_if(
     if action == "off":
         return x
     arrays, rest = partition(x, is_array)
-    code = _code(pred, index, len(msgs))
+    code = failure_code(pred, index, len(msgs))
     check = _Check(tuple(msgs), user_stack())
     if isinstance(code, jax.core.Tracer):
         if not jax.tree.leaves(arrays):
@@ -203,7 +203,7 @@ def _largest_of_all(size: int, is_batched: list[bool], code: jax.Array) -> Any:
     return _largest(jnp.max(code, axis=0) if is_batched[0] else code), False
 
 
-def _code(pred: ArrayLike, index: ArrayLike, count: int) -> jax.Array:
+def failure_code(pred: ArrayLike, index: ArrayLike, count: int) -> jax.Array:
     """The number of the message to show, or -1 where all is well; a scalar."""
     pred, index = jnp.asarray(pred), jnp.asarray(index)
     if pred.dtype != bool:
