@@ -138,7 +138,7 @@ def draw_inputs(rng: Any, layer: Any) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_equinox_and_formula(seed: int) -> None:
-    """The same key gives what it gives in Equinox; the output is that of the formula."""
+    """The same key gives what it gives in Equinox, and what the formula says."""
     rng = np.random.default_rng(seed)
     options = draw_options(rng)
     ours = nn.MultiheadAttention(**options, key=jr.key(seed))

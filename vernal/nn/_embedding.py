@@ -88,10 +88,20 @@ class Embedding(Module):
             An array ``(embedding_size,)`` of the dtype of the table.
         """
         _check_index(self, x)
-        index = jnp.asarray(x)
-        if index.dtype.itemsize < 4:  # JAX cannot compare it with a larger table's size
-            index = index.astype(jnp.int32)
+        index = _to_int32(jnp.asarray(x))
         return jnp.asarray(self.weight).at[index].get(mode="fill")
+
+
+def _to_int32(x: Array) -> Array:
+    """Converts an index so that one outside of the table stays outside.
+
+    JAX would let wide ones wrap, and refuses narrow ones for tables beyond their range.
+    """
+    if x.dtype == jnp.int32:
+        return x
+    given, wanted = jnp.iinfo(x.dtype), jnp.iinfo(jnp.int32)
+    low, high = max(given.min, wanted.min), min(given.max, wanted.max)
+    return jnp.clip(x, low, high).astype(jnp.int32)
 
 
 def _draw(sizes: dict[str, Any], dtype: Any, key: Any) -> Array:
@@ -130,11 +140,11 @@ def _check_index(layer: Embedding, x: Any) -> None:
             got=f"{tuple(shape)}, {x.dtype}" if is_array(x) else type(x).__name__,
             fix="jax.vmap(layer)" if shape else "",
         )
-    n = layer.num_embeddings
-    if not isinstance(x, jax.core.Tracer) and not -n <= int(x) < n:
+    n, is_known = layer.num_embeddings, not isinstance(x, jax.core.Tracer)
+    if not (-n <= int(x) < n if is_known else n):
         fail(
             layer,
             "the index is outside of the table",
-            expected=f"from {-n} to {n - 1}" if n else "nothing: the table is empty",
-            got=f"{int(x)}",
+            expected=f"from {-n} to {n - 1}" if n else "none, as the table is empty",
+            got=f"{int(x)}" if is_known else "a traced index",
         )

@@ -110,7 +110,8 @@ class RotaryPositionalEmbedding(Module):
             for angle in (coarse, fine)
         )
         tables = a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]
-        cos, sin = (x.reshape(-1, len(pairs))[:end].astype(dtype) for x in tables)
+        shape = (len(coarse) * step, len(pairs))
+        cos, sin = (x.reshape(shape)[:end].astype(dtype) for x in tables)
         return cos, sin
 
     @staticmethod
