@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._module.fields import field
@@ -220,7 +221,7 @@ def _attention_weights(query: Array, key_: Array, mask: Array | None) -> Array:
     # Least, not infinite: a row of -inf would have the softmax 0/0, and no `where`
     # after it keeps that NaN out of the gradient.
     mask = jnp.broadcast_to(mask, products.shape)
-    products = jnp.where(mask, products, jnp.finfo(products.dtype).min)
+    products = jnp.where(mask, products, np.finfo(products.dtype).min)
     return jnp.where(mask, jax.nn.softmax(products), 0)
 
 

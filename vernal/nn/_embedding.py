@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._module.fields import field
@@ -97,11 +98,10 @@ def _to_int32(x: Array) -> Array:
 
     JAX would let wide ones wrap, and refuses narrow ones for tables beyond their range.
     """
-    if x.dtype == jnp.int32:
-        return x
-    given, wanted = jnp.iinfo(x.dtype), jnp.iinfo(jnp.int32)
-    low, high = max(given.min, wanted.min), min(given.max, wanted.max)
-    return jnp.clip(x, low, high).astype(jnp.int32)
+    if x.dtype != jnp.int32 and x.dtype.itemsize >= 4:
+        low = max(np.iinfo(x.dtype).min, np.iinfo(np.int32).min)
+        x = jnp.clip(x, low, np.iinfo(np.int32).max)
+    return x.astype(jnp.int32)
 
 
 def _draw(sizes: dict[str, Any], dtype: Any, key: Any) -> Array:
