@@ -273,6 +273,9 @@ def test_large_products() -> None:
     layer = with_parameters(layer, eye)
     x = jnp.array([[1e4, 0], [0, 1e4]])
     np.testing.assert_allclose(self_attend(layer, x), x)
+    # The only key that is left may have the least product of all.
+    x, mask = jnp.array([[1e4, 0], [-1e4, 0]]), ~np.eye(2, dtype=bool)
+    np.testing.assert_allclose(self_attend(layer, x, mask), x[::-1])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
