@@ -76,6 +76,14 @@ def _conv(layer: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(2, 4, 3, dtype=dtype, key=key, **kwargs)
 
 
+def _gru(cell: Any, x: Any) -> Any:
+    return cell(x[:3], x[3:])
+
+
+def _lstm(cell: Any, x: Any) -> Any:
+    return jnp.concatenate(cell(x[:3], (x[3:7], x[7:])))
+
+
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(*args, **kwargs)
 
@@ -114,6 +122,20 @@ ROWS = [
     Row("RMSNorm", _typed(nn.RMSNorm, 6), (6,), "nn/test_layer_norm"),
     Row("GroupNorm", _typed(nn.GroupNorm, 2, 4), (4, 3, 3), "nn/test_group_norm"),
     Row("PReLU", lambda k, d: nn.PReLU(jnp.asarray(0.1, d)), (3,), "nn/test_prelu"),
+    Row(
+        "GRUCell",
+        lambda k, d: nn.GRUCell(3, 4, dtype=d, key=k),
+        (7,),
+        "nn/test_recurrent",
+        apply=_gru,
+    ),
+    Row(
+        "LSTMCell",
+        lambda k, d: nn.LSTMCell(3, 4, dtype=d, key=k),
+        (11,),
+        "nn/test_recurrent",
+        apply=_lstm,
+    ),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row(
         "BatchNorm",

@@ -30,6 +30,7 @@ from ._pool import (
     Pool as Pool,
 )
 from ._prelu import PReLU as PReLU
+from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._sequential import Sequential as Sequential
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
@@ -45,8 +46,10 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
+    "GRUCell",
     "GroupNorm",
     "Identity",
+    "LSTMCell",
     "Lambda",
     "LayerNorm",
     "Linear",
