@@ -58,6 +58,10 @@ def _spectral(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Linear]:
     return nn.SpectralNorm(linear, "weight", key=key)
 
 
+def _weight_norm(key: Any, dtype: Any) -> nn.WeightNorm[nn.Linear]:
+    return nn.WeightNorm(nn.Linear(3, 5, dtype=dtype, key=key))
+
+
 def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     norm = nn.BatchNorm(5, "batch", dtype=dtype)
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
@@ -137,6 +141,7 @@ ROWS = [
         apply=_lstm,
     ),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(
         "BatchNorm",
         _typed(nn.BatchNorm, 2, "batch"),

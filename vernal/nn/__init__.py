@@ -35,6 +35,7 @@ from ._sequential import Sequential as Sequential
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
+from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
     "AvgPool1d",
@@ -65,6 +66,7 @@ __all__ = [
     "State",
     "StateIndex",
     "StatefulLayer",
+    "WeightNorm",
     "delete_init_state",
     "inference_mode",
     "join_state",

@@ -19,7 +19,8 @@ from ._numerics import compute_dtype
 class GRUCell(Module):
     r"""One step of a gated recurrent unit.
 
-    $$r = \sigma(W_{ir} x + b_r + W_{hr} h), \qquad z = \sigma(W_{iz} x + b_z + W_{hz} h)$$
+    $$r = \sigma(W_{ir} x + b_r + W_{hr} h)$$
+    $$z = \sigma(W_{iz} x + b_z + W_{hz} h)$$
     $$n = \tanh(W_{in} x + b_n + r \odot (W_{hn} h + b'_n))$$
     $$h' = (1 - z) \odot n + z \odot h$$
 
@@ -205,15 +206,16 @@ class LSTMCell(Module):
             key: not used.
         """
         check_shape(self, input, "input_size", input_size=self.input_size)
-        if not isinstance(hidden, tuple | list) or len(hidden) != 2:
+        pair: Any = hidden
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             fail(
                 self,
                 "the hidden state is not a pair",
                 expected="(h, c), two arrays (hidden_size,)",
-                got=f"{type(hidden).__name__}",
+                got=f"{type(pair).__name__}",
                 fix=f"start from (jnp.zeros({self.hidden_size}),) * 2",
             )
-        h, c = hidden
+        h, c = pair
         _check_hidden(self, h)
         _check_hidden(self, c)
         gates = _affine(self.weight_ih, input, self.bias)
