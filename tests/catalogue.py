@@ -71,6 +71,10 @@ def _mlp(key: Any, dtype: Any) -> nn.MLP:
     return nn.MLP(3, 2, 8, 2, activation=jnp.tanh, dtype=dtype, key=key)
 
 
+def _mlp_scan(key: Any, dtype: Any) -> nn.MLP:
+    return nn.MLP(3, 2, 8, 3, activation=jnp.tanh, dtype=dtype, scan=True, key=key)
+
+
 def _mlp_prelu(key: Any, dtype: Any) -> nn.MLP:
     slope = nn.PReLU(jnp.full((8,), 0.25, dtype))
     return nn.MLP(3, 2, 8, 2, activation=slope, dtype=dtype, key=key)
@@ -99,6 +103,7 @@ def _typed(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
 ROWS = [
     Row("Linear", lambda k, d: nn.Linear(3, 5, dtype=d, key=k), (3,), "nn/test_linear"),
     Row("MLP", _mlp, (3,), "nn/test_mlp"),
+    Row("MLP scan", _mlp_scan, (3,), "nn/test_mlp"),
     Row("MLP with PReLU", _mlp_prelu, (3,), "nn/test_prelu"),
     Row("Identity", _plain(nn.Identity), (3,), "nn/test_simple"),
     Row("Lambda", _plain(nn.Lambda, jnp.tanh), (3,), "nn/test_simple"),
