@@ -92,6 +92,24 @@ def _lstm(cell: Any, x: Any) -> Any:
     return jnp.concatenate(cell(x[:3], (x[3:7], x[7:])))
 
 
+def _transposed(pair: Any) -> Any:
+    return pair[0].weight.T
+
+
+def _second_weight(pair: Any) -> Any:
+    return pair[1].weight
+
+
+def _shared(key: Any, dtype: Any) -> nn.Shared[Any]:
+    pair = [nn.Linear(*sizes, dtype=dtype, key=key) for sizes in ((3, 5), (5, 3))]
+    return nn.Shared(pair, _second_weight, _transposed)
+
+
+def _autoencode(shared: Any, x: Any) -> Any:
+    encoder, decoder = shared()
+    return decoder(jnp.tanh(encoder(x)))
+
+
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(*args, **kwargs)
 
@@ -145,6 +163,7 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(

@@ -32,6 +32,7 @@ from ._pool import (
 from ._prelu import PReLU as PReLU
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._sequential import Sequential as Sequential
+from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
@@ -62,6 +63,7 @@ __all__ = [
     "Pool",
     "RMSNorm",
     "Sequential",
+    "Shared",
     "SpectralNorm",
     "State",
     "StateIndex",
