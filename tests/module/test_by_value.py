@@ -11,23 +11,23 @@ import pytest
 from vernal._module.by_value import by_value
 
 
-def make(a: Any = None, b: Any = None) -> Any:
+def make(a: Any = None, b: Any = None, c: Any = None) -> Any:
     """A local function with a default, a keyword default, and an outer variable."""
 
-    def fn(x: Any, first: Any = a, *, named: Any = a) -> Any:
-        return x, first, named, b
+    def fn(x: Any, first: Any = a, *, named: Any = b) -> Any:
+        return x, first, named, c
 
     return by_value(fn)
 
 
 VALUES: list[Any] = [
     None, 0, 0.0, -0.0, False, True, 1, 1.0, "1", b"1", 1j, float("nan"),
-    (), (1,), (1.0,), ((1,), "x"), int, float, len, jax.tree.map,
+    (), (1,), (2,), (1.0,), ((1,), "x"), int, float, len, jax.tree.map,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("i", range(len(VALUES)), ids=lambda i: repr(VALUES[i])[:12])
-@pytest.mark.parametrize("place", ["a", "b"])
+@pytest.mark.parametrize("place", ["a", "b", "c"])
 def test_equal_if_made_alike(i: int, place: str) -> None:
     """Made twice of one value they are equal; made of any other value they are not."""
     fn = make(**{place: VALUES[i]})
@@ -58,9 +58,9 @@ def test_other_globals() -> None:
 
 def test_it_works_as_the_function() -> None:
     """Calls, signature and printed name are those of the function."""
-    fn = make(1, 2)
-    assert fn(0) == (0, 1, 1, 2)
-    assert fn(0, 3, named=4) == (0, 3, 4, 2)
+    fn = make(1, 2, 3)
+    assert fn(0) == (0, 1, 2, 3)
+    assert fn(0, 4, named=5) == (0, 4, 5, 3)
     assert list(inspect.signature(fn).parameters) == ["x", "first", "named"]
     assert repr(fn) == "<function make.<locals>.fn>"
 
