@@ -33,10 +33,13 @@ from ._pool import (
 )
 from ._prelu import PReLU as PReLU
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
+from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._sequential import Sequential as Sequential
+from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
+from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
     "AvgPool1d",
@@ -49,8 +52,10 @@ __all__ = [
     "Conv3d",
     "Dropout",
     "Embedding",
+    "GRUCell",
     "GroupNorm",
     "Identity",
+    "LSTMCell",
     "Lambda",
     "LayerNorm",
     "Linear",
@@ -64,10 +69,12 @@ __all__ = [
     "RMSNorm",
     "RotaryPositionalEmbedding",
     "Sequential",
+    "Shared",
     "SpectralNorm",
     "State",
     "StateIndex",
     "StatefulLayer",
+    "WeightNorm",
     "delete_init_state",
     "inference_mode",
     "join_state",
