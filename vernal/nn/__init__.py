@@ -8,6 +8,15 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
+from ._adaptive_pool import (
+    AdaptiveAvgPool1d as AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d as AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d as AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d as AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d as AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d as AdaptiveMaxPool3d,
+    AdaptivePool as AdaptivePool,
+)
 from ._batch_norm import BatchNorm as BatchNorm
 from ._conv import (
     Conv as Conv,
@@ -42,6 +51,13 @@ from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
+    "AdaptivePool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",

@@ -55,8 +55,8 @@ class ConvTranspose(Module):
     ``fan_in = in_channels / groups * prod(kernel_size)``; PyTorch takes the output
     channels for that. PyTorch stores the weight as that of ``Conv``, so what is said
     above about the transpose of a ``Conv`` converts it; it has no other padding mode
-    than "ZEROS" and no padding by name. Flax's ``padding`` is that of the dilated
-    input.
+    than "ZEROS" and no padding by name, and lets ``output_padding`` be as large as
+    ``dilation``, too. Flax's ``padding`` is that of the dilated input.
 
     Arguments:
         num_spatial_dims: number of spatial axes, at least 1.
@@ -340,8 +340,8 @@ def _output(
         fail(
             layer,
             "nothing of the output is left",
-            expected=f"an input for which less than all is padding {padding}",
-            got=f"spatial sizes {tuple(sizes)}, which give {outputs}",
+            expected=f"positive sizes, before and after padding {padding}",
+            got=f"{tuple(sizes)}, which becomes {outputs}",
         )
     return outputs, pairs
 
