@@ -150,11 +150,11 @@ def test_four_spatial_axes() -> None:
     np.testing.assert_allclose(layer(x), want, rtol=1e-5, atol=1e-6)
 
 
-def matrix(layer: Any, shape: tuple[int, ...]) -> Any:
-    """The matrix of a linear layer, by what it makes of each unit vector."""
-    size = int(np.prod(shape))
-    columns = jax.jit(jax.vmap(layer))(jnp.eye(size).reshape(size, *shape))
-    return columns.reshape(size, -1).T
+def matrix(layer: Any, x: Any) -> tuple[Any, Any]:
+    """The matrix of a linear layer, by what it makes of unit vectors; and its ``x``."""
+    inputs = jnp.concatenate([jnp.eye(x.size).reshape(x.size, *x.shape), x[None]])
+    outputs = jax.jit(jax.vmap(layer))(inputs)
+    return outputs[:-1].reshape(x.size, -1).T, outputs[-1]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -165,8 +165,6 @@ def matrix(layer: Any, shape: tuple[int, ...]) -> Any:
         (((1, 2), (3, 0)), (0, 2), (2, 3), (1, 2), 2, (6, 5)),
         (((5, 0), (4, 9)), (1, 0), (3, 2), (1, 1), 1, (2, 3)),
         ("SAME", (1, 0), (2, 1), (2, 2), 1, (5, 4)),
-        ("SAME_LOWER", (0, 1), (2, 4), (1, 1), 1, (6, 7)),
-        ("VALID", (1, 0), (2, 1), (1, 2), 1, (6, 5)),
     ],
 )
 def test_transpose_of_conv(
@@ -194,11 +192,11 @@ def test_transpose_of_conv(
         up = with_parameters(up, transposed(conv.weight, groups))
         x = jr.normal(jr.key(1), (2, *sizes))
         y = jr.normal(jr.key(2), jax.eval_shape(conv, x).shape)
-        down_matrix, up_matrix = matrix(conv, x.shape), matrix(up, y.shape)
+        down_matrix, down = matrix(conv, x)
+        up_matrix, back = matrix(up, y)
         np.testing.assert_allclose(up_matrix, down_matrix.T, rtol=0, atol=1e-12)
-        # Hence <Conv(x), y> = <x, ConvTranspose(y)>, by the layers themselves.
-        left, right = jnp.vdot(conv(x), y), jnp.vdot(x, up(y))
-        np.testing.assert_allclose(left, right, rtol=1e-12)
+        # Hence <Conv(x), y> = <x, ConvTranspose(y)>.
+        np.testing.assert_allclose(jnp.vdot(down, y), jnp.vdot(x, back), rtol=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -244,8 +242,7 @@ def test_named_layers_are_the_general_one(n: int) -> None:
     for name in (f.name for f in dataclasses.fields(general)):
         assert np.all(getattr(named, name) == getattr(general, name))
     assert named.padding == ((2, 2),) * n and named.output_padding == (1,) * n
-    x = jr.normal(jr.key(1), (2, *(4, 3, 2)[:n]))
-    assert jnp.array_equal(named(x), general(x))
+    assert type(named).__call__ is nn.ConvTranspose.__call__
 
 
 def draw_options(rng: Any) -> dict[str, Any]:
@@ -273,7 +270,7 @@ def draw_options(rng: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(10))
 def test_equinox(seed: int) -> None:
     """With the same key, parameters and output are those of Equinox."""
     rng = np.random.default_rng(seed)
@@ -316,19 +313,32 @@ def test_attributes() -> None:
     ]
 
 
-@pytest.mark.parametrize("mode", ["ZEROS", "REPLICATE"])
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision(dtype: Any, mode: str) -> None:
-    """Half precision stays, and neither the kernel's nor the border's sum is in it."""
-    options = {"padding": 600, "padding_mode": mode, "dtype": dtype, "key": jr.key(0)}
-    layer = nn.ConvTranspose1d(8, 2, 3, **options)
-    x = (2 + jr.normal(jr.key(1), (8, 1300))).astype(dtype)
+def test_half_precision(dtype: Any) -> None:
+    """Half precision stays, and rounds once: sums are not taken in half precision."""
+    layer = nn.ConvTranspose1d(64, 2, 3, padding=1, dtype=dtype, key=jr.key(0))
+    x = jr.normal(jr.key(1), (64, 20)).astype(dtype)
     y = layer(x)
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), layer)
     want = wide(x.astype(jnp.float32))
     assert y.dtype == dtype
     eps = float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(y.astype(jnp.float32), want, rtol=2 * eps, atol=4 * eps)
+    np.testing.assert_allclose(y.astype(jnp.float32), want, rtol=2 * eps, atol=2 * eps)
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_borders_are_summed_in_single_precision(mode: str) -> None:
+    """What is copied into a wide border is summed in float32, and comes back in half.
+
+    Looked up in the program: a CPU may sum so also where it was not asked to.
+    """
+    options = {"padding": 9, "padding_mode": mode, "use_bias": False}
+    layer = nn.ConvTranspose1d(1, 1, 3, **options, dtype=jnp.bfloat16, key=jr.key(0))
+    x = jnp.ones((1, 20), jnp.bfloat16)
+    lines = str(jax.make_jaxpr(layer)(x)).splitlines()
+    sums = [line for line in lines if "add_any" in line or "reduce_sum" in line]
+    assert sums and all(":f32[" in line.split("=")[0] for line in sums)
+    assert layer(x).dtype == jnp.bfloat16
 
 
 def test_complex_and_integer_parameters() -> None:
