@@ -93,7 +93,7 @@ def test_an_implicit_function() -> None:
 
 
 def test_a_linear_operator() -> None:
-    """lineax solves with the Jacobian of a model."""
+    """Lineax solves with the Jacobian of a model."""
     with x64():
         model, y = field(), jnp.array([0.3, -0.2])
         operator = lineax.JacobianLinearOperator(lambda y, _: y + model(y), y)
