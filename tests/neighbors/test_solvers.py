@@ -47,9 +47,8 @@ def test_a_vector_field() -> None:
             return jnp.sum(solve(model, y0, adjoint) ** 2)
 
         grads = jax.grad(loss)(model)
-        for adjoint in (diffrax.BacksolveAdjoint(), diffrax.DirectAdjoint()):
-            other = jax.grad(loss)(model, adjoint)
-            assert vn.tree_equal(grads, other, rtol=1e-5, atol=1e-7)
+        other = jax.grad(loss)(model, diffrax.BacksolveAdjoint())
+        assert vn.tree_equal(grads, other, rtol=1e-5, atol=1e-7)
         step = jax.tree.map(lambda x: 1e-4 * jnp.ones_like(x), model)
         up, down = (
             jax.tree.map(lambda x, s, a=a: x + a * s, model, step) for a in (1, -1)
@@ -68,7 +67,7 @@ def test_a_residual() -> None:
         def residual(model: Any, xs: Any) -> Any:
             return jax.vmap(model)(xs) - jnp.sin(3 * xs)
 
-        solver = optimistix.LevenbergMarquardt(rtol=1e-8, atol=1e-8)
+        solver = optimistix.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
         out = optimistix.least_squares(residual, solver, model, xs, max_steps=1000)
         assert isinstance(out.value, vn.nn.MLP)
         assert jnp.abs(residual(out.value, xs)).max() < 1e-2
