@@ -54,12 +54,14 @@ def check_vectors(name: str, vectors: PyTree, points: PyTree) -> None:
         strict=True,
     )
     for (path, vector), point in pairs:
-        if vector is not None and _kind(vector) != (kind := _kind(point)):
+        kind = _kind(point)
+        if vector is not None and (not kind or _kind(vector) != kind):
             raise TransformError(
                 report(
                     f"{name}: a leaf does not fit.",
                     expected=f"{kind or 'None'} at {path_text(path) or 'the root'}",
-                    got=_kind(vector) or f"a {type(vector).__name__}",
+                    got=_kind(vector)
+                    or f"{short(repr(vector))} of type {type(vector).__name__}",
                     fix="only floating numbers have tangents; None stands for zero",
                 )
             )
