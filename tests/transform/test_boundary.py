@@ -100,7 +100,7 @@ def test_shard_of_what_does_not_fit():
         vn.filter_shard(x8, "cpu")
     with refuses(TransformError, "filter_shard", "structure"):
         vn.filter_shard([x8], [SECOND, SECOND])
-    with pytest.raises(ValueError, match="divisible|evenly divide"):
+    with pytest.raises(ValueError, match=r"divisible|evenly divide"):
         vn.filter_shard(jnp.ones(3), SPREAD)
 
 

@@ -142,6 +142,31 @@ def test_jvp_second_derivatives():
     close(second, -10 * jnp.sin(x) * TREE["b"] ** 2)
 
 
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jit, jax.jacfwd])
+def test_python_floats(derivative):
+    """Floats that JAX differentiates are arrays for the function and its rules."""
+
+    def with_jvp(a, b):
+        f = vn.filter_custom_jvp(lambda a: a * b + 0 * a.ndim)
+        f.def_jvp(lambda p, t: (f(*p), 7 * b * t[0]))
+        return f(a)
+
+    def with_vjp(a, b):
+        f = vn.filter_custom_vjp(lambda a, b: a * b)
+        f.def_fwd(lambda perturbed, a, b: (a * b, None))
+        f.def_bwd(lambda residuals, grad, perturbed, a, b: 7 * grad * b + 0 * a.ndim)
+        return f(a, b)
+
+    for f in (with_jvp, with_vjp):
+        if not (f is with_vjp and derivative is jax.jacfwd):
+            assert float(derivative(f)(2.0, 3.0)) == (
+                6 if derivative is jax.jit else 21
+            )
+    assert float(jax.jvp(lambda a: with_jvp(a, 3.0), (2.0,), (1.0,))[1]) == 21.0
+    with refuses(TransformError, "filter_custom_vjp", "no rule"):
+        jax.grad(with_vjp, argnums=1)(2.0, 3.0)
+
+
 def test_jvp_keywords_are_fixed():
     """A derivative that no rule gives is an error, not zero; one may stop it."""
     f = make_jvp()
@@ -191,6 +216,7 @@ def test_names_methods_and_missing_rules(custom):
             call.def_bwd(lambda r, grad, p, self, a: M(grad.sum() * 100))
 
     assert (M.call.__name__, M.call.__doc__) == ("call", "Says something.")
+    assert repr(M.call) == f"<{custom.__name__} of call>"
     close(M(x).call(x), x**2)
     grads = vn.filter_jit(vn.filter_grad(lambda m, a: m.call(a)[0]))(M(x[0]), x)
     close(grads.w, 100.0)

@@ -195,7 +195,10 @@ def test_what_is_refused_at_once():
 
 REFUSED = {
     "no axis": ({}, (1,), ["no axis to map over", "axis_size="]),
-    "axis of no array": ({"in_axes": 0}, (x8, 1.0), ["no array", "1.0 of type float"]),
+    "axis of no array": ({"in_axes": 0}, (x8, 1.0), ["axis 0 of 1.0 of type float"]),
+    "no such axis": ({"in_axes": 2}, (x82,), ["does not have", "axis 2", "(8, 2)"]),
+    "sizes": ({}, (x8, x8[:4]), ["different sizes", "4, 8"]),
+    "other size": ({"axis_size": 4}, (x8,), ["different sizes", "4, 8"]),
     "no spec": ({"in_axes": "a"}, (x8,), ["`in_axes` has a leaf that is no axis"]),
     "structure": ({"in_axes": (0, 0)}, (x8,), ["`in_axes`", "structure"]),
     "no out spec": ({"out_axes": "a"}, (x8,), ["`out_axes` has a leaf"]),

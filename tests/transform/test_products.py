@@ -101,6 +101,12 @@ def test_jvp_asks_only_about_its_own_direction():
         assert moved[1] is moved[2] is None
         return moved[0], out[2]
 
+    def fixed(c):
+        _, moved = vn.filter_jvp(lambda a: (c, 2 * c), (x,), (t,))
+        assert moved == (None, None)
+        return c
+
+    assert equal(jax.jvp(fixed, (x,), (t,)), (x, t))
     out, tangent = jax.jvp(f, (x,), (x,))
     assert equal(out, (t * x, 2 * x)) and equal(tangent, (t * x, 2 * x))
     gradient = jax.grad(lambda c: f(c)[0].sum())(x)

@@ -78,4 +78,5 @@ def test_zeros():
         assert zero.shape == point.shape and zero_to_none(zero) is None
     assert none_to_zero(None, "text") is None
     assert none_to_zero(x, x) is x and zero_to_none(x) is x
+    assert zero_to_none(1.0) == 1.0
     assert zero_to_none(np.zeros(2, jax.dtypes.float0)) is None

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from .._module.callables import Partial
-from .._tree.filters import combine, is_array, is_inexact_array, partition
+from .._tree.filters import (
+    combine,
+    is_array,
+    is_inexact_array,
+    is_inexact_array_like,
+    partition,
+)
 from ..errors import TransformError, report
 from ..typing import PyTree
 from .split import Hidden, hide, reveal
@@ -33,11 +39,17 @@ class _Custom:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._name}>"
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
+
     def _missing(self, rules: str) -> TransformError:
-        name = getattr(self.fn, "__name__", type(self.fn).__name__)
         return TransformError(
             report(
-                f"{type(self).__name__}: {name} was called before it has its rules.",
+                f"{type(self).__name__}: {self._name} has no rules yet.",
                 expected=rules,
                 fix="decorate the rules; without any the function needs no wrapper",
             )
@@ -122,11 +134,11 @@ class filter_custom_jvp(_Custom):
 
         @jax.custom_jvp
         def call(arrays: Any) -> Any:
-            fn, args, kwargs = combine(arrays, static)
+            fn, args, kwargs = combine(_as_arrays(arrays), static)
             return hide(fn(*args, **kwargs))
 
         def rule(primals: Any, tangents: Any) -> Any:
-            return self._apply(combine(*primals, static), *tangents)
+            return self._apply(combine(_as_arrays(primals[0]), static), tangents[0])
 
         call.defjvp(rule, symbolic_zeros=True)
         return reveal(*call(arrays))
@@ -223,8 +235,8 @@ class filter_custom_vjp(_Custom):
 
         @jax.custom_vjp
         def call(moving: Any, arrays: Any) -> Any:
-            rest, fn, args, kwargs = combine(arrays, static)
-            return hide(fn(combine(moving, rest), *args, **kwargs))
+            rest, fn, args, kwargs = combine(_as_arrays(arrays), static)
+            return hide(fn(combine(_as_arrays(moving), rest), *args, **kwargs))
 
         def forward(moving: Any, arrays: Any) -> Any:
             return self._forward(moving, arrays, static)
@@ -238,11 +250,12 @@ class filter_custom_vjp(_Custom):
     def _forward(self, moving: Any, arrays: Any, static: Any) -> Any:
         assert self._fwd is not None
         for x in jax.tree.leaves(arrays):
-            if x.perturbed and is_inexact_array(x.value):
+            if x.perturbed and is_inexact_array_like(x.value):
                 what = "other arguments than the first"
                 raise self._held_fixed(what, "pass all as one tuple, first")
         flags = jax.tree.map(lambda x: x.perturbed, moving)
-        moving, arrays = jax.tree.map(lambda x: x.value, (moving, arrays))
+        values = jax.tree.map(lambda x: x.value, (moving, arrays))
+        moving, arrays = _as_arrays(values)
         rest, _, args, kwargs = combine(arrays, static)
         perturbed = combine(flags, jax.tree.map(lambda _: False, rest))
         vjp_arg = combine(moving, rest)
@@ -258,6 +271,11 @@ class filter_custom_vjp(_Custom):
         grad = self._bwd(*given, *args, **kwargs)
         check_vectors("filter_custom_vjp, the gradient", grad, moving)
         return grad, None
+
+
+def _as_arrays(tree: PyTree) -> PyTree:
+    """JAX may give back Python's numbers where it was given tracers of them."""
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _map_with_none(function: Any, *trees: PyTree) -> PyTree:

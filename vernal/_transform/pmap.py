@@ -100,37 +100,52 @@ class _PmapWrapper(Wrapper):
                 per_leaf(name, if_array(0), kwargs),
             )
         )
-        found = []
-        for leaf, axis in zip(leaves, axes, strict=True):
-            if is_array(leaf):
-                found.append(axis if axis is None else axis % max(leaf.ndim, 1))
-            elif axis is not None:
-                raise _no_array(leaf, axis)
-        if dict(self.options)["axis_size"] is None and set(found) <= {None}:
-            raise _no_axis()
-        return found
+        pairs = list(zip(leaves, axes, strict=True))
+        _check_sizes(pairs, dict(self.options)["axis_size"])
+        return [
+            axis if axis is None else axis % leaf.ndim
+            for leaf, axis in pairs
+            if is_array(leaf)
+        ]
 
 
-def _no_array(leaf: Any, axis: int) -> TransformError:
-    return TransformError(
-        report(
-            "filter_pmap: `in_axes` gives an axis to what is no array.",
-            expected="None for leaves that are no arrays",
-            got=f"{axis} for {short(repr(leaf))} of type {type(leaf).__name__}",
-            fix=f"use `vn.if_array({axis})`",
-        )
-    )
-
-
-def _no_axis() -> TransformError:
-    return TransformError(
-        report(
-            "filter_pmap: there is no axis to map over.",
+def _check_sizes(pairs: list[tuple[Any, int | None]], axis_size: int | None) -> None:
+    """Refuses axes that are not there, or not all of one size."""
+    sizes = set() if axis_size is None else {axis_size}
+    for leaf, axis in pairs:
+        if axis is None:
+            continue
+        ndim = leaf.ndim if is_array(leaf) else 0
+        if not -ndim <= axis < ndim:
+            raise _refused(
+                "`in_axes` gives a leaf an axis that it does not have",
+                expected="None, or an axis of the array",
+                got=f"axis {axis} of {_kind(leaf)}",
+                fix=f"`vn.if_array({axis})` is for arrays only",
+            )
+        sizes.add(leaf.shape[axis])
+    if not sizes:
+        raise _refused(
+            "there is no axis to map over",
             expected="at least one array argument with an axis, or `axis_size`",
             got="no mapped arguments",
             fix="pass `axis_size=`",
         )
-    )
+    if len(sizes) > 1:
+        raise _refused(
+            "the mapped axes have different sizes",
+            expected="one size for all, and for `axis_size`",
+            got=", ".join(map(str, sorted(sizes))),
+        )
+
+
+def _kind(leaf: Any) -> str:
+    what = f"shape {leaf.shape}" if is_array(leaf) else short(repr(leaf))
+    return f"{what} of type {type(leaf).__name__}"
+
+
+def _refused(title: str, **rows: str) -> TransformError:
+    return TransformError(report(f"filter_pmap: {title}.", **rows))
 
 
 @overload

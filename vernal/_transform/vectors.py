@@ -20,7 +20,9 @@ def zero_to_none(tangent: Any) -> Any:
     """Turns JAX's two ways of writing a zero that is known as such into None."""
     if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
         return None
-    return None if tangent.dtype == jax.dtypes.float0 else tangent
+    # A tangent of a Python float may be one, too.
+    is_zero = getattr(tangent, "dtype", None) == jax.dtypes.float0
+    return None if is_zero else tangent
 
 
 def none_to_zero(tangent: Any, point: Any) -> Any:
