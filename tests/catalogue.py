@@ -84,6 +84,19 @@ def _typed(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(*args, dtype=dtype, **kwargs)
 
 
+def _attention(key: Any, dtype: Any) -> nn.MultiheadAttention:
+    biases = {"use_query_bias": True, "use_value_bias": True, "use_output_bias": True}
+    return nn.MultiheadAttention(2, 6, dropout_p=0.3, dtype=dtype, key=key, **biases)
+
+
+def _attend(layer: Any, x: Any, **kwargs: Any) -> Any:
+    return layer(x, x, x, mask=jnp.tri(x.shape[0], dtype=bool), **kwargs)
+
+
+def _look_up(layer: Any, x: Any) -> Any:
+    return layer(jnp.sum(x > 0))
+
+
 ROWS = [
     Row("Linear", lambda k, d: nn.Linear(3, 5, dtype=d, key=k), (3,), "nn/test_linear"),
     Row("MLP", _mlp, (3,), "nn/test_mlp"),
@@ -113,6 +126,27 @@ ROWS = [
     Row("LayerNorm", _typed(nn.LayerNorm, 6), (6,), "nn/test_layer_norm"),
     Row("RMSNorm", _typed(nn.RMSNorm, 6), (6,), "nn/test_layer_norm"),
     Row("GroupNorm", _typed(nn.GroupNorm, 2, 4), (4, 3, 3), "nn/test_group_norm"),
+    Row(
+        "MultiheadAttention",
+        _attention,
+        (5, 6),
+        "nn/test_attention",
+        has_key=True,
+        apply=_attend,
+    ),
+    Row(
+        "RotaryPositionalEmbedding",
+        _typed(nn.RotaryPositionalEmbedding, 6),
+        (5, 6),
+        "nn/test_rotary",
+    ),
+    Row(
+        "Embedding",
+        lambda k, d: nn.Embedding(4, 5, dtype=d, key=k),
+        (3,),
+        "nn/test_embedding",
+        apply=_look_up,
+    ),
     Row("PReLU", lambda k, d: nn.PReLU(jnp.asarray(0.1, d)), (3,), "nn/test_prelu"),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row(

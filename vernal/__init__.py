@@ -1,6 +1,6 @@
 """Neural networks on JAX as immutable pytrees, with explicit state."""
 
-from . import errors as errors, nn as nn, typing as typing
+from . import debug as debug, errors as errors, nn as nn, typing as typing
 from ._module.abstract import (
     AbstractClassVar as AbstractClassVar,
     AbstractVar as AbstractVar,
@@ -11,9 +11,16 @@ from ._module.callables import (
 )
 from ._module.fields import field as field
 from ._module.module import Module as Module
-from ._serialisation import (
+from ._runtime.checks import (
+    branched_error_if as branched_error_if,
+    error_if as error_if,
+)
+from ._runtime.enumeration import Enumeration as Enumeration
+from ._serialisation.records import (
     default_deserialise_filter_spec as default_deserialise_filter_spec,
     default_serialise_filter_spec as default_serialise_filter_spec,
+)
+from ._serialisation.trees import (
     tree_deserialise_leaves as tree_deserialise_leaves,
     tree_serialise_leaves as tree_serialise_leaves,
 )
@@ -35,7 +42,7 @@ from ._transform.jacobian import (
     filter_jacfwd as filter_jacfwd,
     filter_jacrev as filter_jacrev,
 )
-from ._transform.jit import filter_jit as filter_jit
+from ._transform.jit import clear_caches as clear_caches, filter_jit as filter_jit
 from ._transform.pmap import filter_pmap as filter_pmap
 from ._transform.products import filter_jvp as filter_jvp, filter_vjp as filter_vjp
 from ._transform.remat import filter_checkpoint as filter_checkpoint
@@ -61,16 +68,28 @@ from ._tree.filters import (
 )
 from ._tree.format import tree_pformat as tree_pformat, tree_pprint as tree_pprint
 from ._tree.surgery import apply_updates as apply_updates, tree_at as tree_at
+from .errors import (
+    EquinoxRuntimeError as EquinoxRuntimeError,
+    EquinoxTracetimeError as EquinoxTracetimeError,
+)
+from .nn._mode import tree_inference as tree_inference
 
 __all__ = [
     "AbstractClassVar",
     "AbstractVar",
+    "Enumeration",
+    "EquinoxRuntimeError",
+    "EquinoxTracetimeError",
     "Module",
     "Partial",
     "apply_updates",
+    "branched_error_if",
+    "clear_caches",
     "combine",
+    "debug",
     "default_deserialise_filter_spec",
     "default_serialise_filter_spec",
+    "error_if",
     "errors",
     "field",
     "filter",
@@ -105,6 +124,7 @@ __all__ = [
     "tree_deserialise_leaves",
     "tree_equal",
     "tree_flatten_one_level",
+    "tree_inference",
     "tree_pformat",
     "tree_pprint",
     "tree_serialise_leaves",

@@ -5,6 +5,7 @@ VernalError
 ├── FrozenModuleError(AttributeError)   a Module was changed after ``__init__``
 ├── TreeError(ValueError)               a pytree is not what a tree function needs
 ├── TransformError(ValueError)          a transformation got what it cannot take
+│   └── TraceCountError(RuntimeError)   a function was traced more often than allowed
 ├── StateError(ValueError)              something is wrong with a State
 │   ├── ConsumedStateError              it was replaced by a newer State
 │   ├── ForeignStateError               it belongs to another model
@@ -13,6 +14,8 @@ VernalError
 │   ├── HyperparameterError             a layer was built with a bad argument
 │   ├── InputError                      a layer was called with a bad argument
 │   └── AxisNameError(NameError)        a layer needs an axis that is not in scope
+├── CheckError(RuntimeError)            ``error_if`` found its condition true
+├── EnumerationError(ValueError)        items of different enumerations are mixed
 └── ModelFileError(ValueError)          a model file is damaged or does not fit
 """
 
@@ -61,6 +64,13 @@ class TransformError(VernalError, ValueError):
     """A transformation got an argument or option that it cannot take.
 
     Cure: the message names the option, and what to use in its place.
+    """
+
+
+class TraceCountError(TransformError, RuntimeError):
+    """A function below ``debug.assert_max_traces`` was traced once too often.
+
+    Cure: the message names the argument that is not what it was before.
     """
 
 
@@ -113,6 +123,31 @@ class AxisNameError(LayerError, NameError):
     """A layer reduces over a named axis that is not in scope where it is called.
 
     Cure: call it under ``jax.vmap(..., axis_name=...)`` with that very name.
+    """
+
+
+class CheckError(VernalError, RuntimeError):
+    """A runtime check, such as :func:`vernal.error_if`, found its condition true.
+
+    Cure: the message is the check's own. ``VERNAL_ON_ERROR=breakpoint`` stops there.
+
+    >>> import vernal as vn, jax.numpy as jnp
+    >>> try:
+    ...     vn.error_if(jnp.ones(2), True, "this always fails")
+    ... except vn.errors.CheckError as error:
+    ...     print(str(error).splitlines()[0])
+    this always fails
+    """
+
+
+# What the peer calls them, which tells known from traced conditions.
+EquinoxRuntimeError = EquinoxTracetimeError = CheckError
+
+
+class EnumerationError(VernalError, ValueError):
+    """An :class:`vernal.Enumeration` is ill-formed, or got an item of another one.
+
+    Cure: ``Child.promote(item)`` makes items of a parent items of a child.
     """
 
 

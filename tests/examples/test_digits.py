@@ -9,6 +9,8 @@ import importlib
 import io
 import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -191,6 +193,35 @@ def test_many_interruptions_change_nothing(
             patch.setattr(digits, "train_step", interrupt_at(call, step))
             assert digits.main([*RECIPE, "--out", str(tmp_path)]) == digits.INTERRUPTED
     assert digits.main([*RECIPE, "--out", str(tmp_path)]) == 0
+    assert same_results(tmp_path, finished[0])
+
+
+# The program as it is, but at epoch 7 of its batches the system sends it a Ctrl-C.
+SIGNALED = """
+import os, runpy, signal, sys
+sys.path.insert(0, {folder!r})
+import digits_data
+batches = digits_data.batches
+def signaled(data, size, seed, epoch):
+    for i, batch in enumerate(batches(data, size, seed, epoch)):
+        if (epoch, i) == (7, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+        yield batch
+digits_data.batches = signaled
+runpy.run_path({folder!r} + "/digits.py", run_name="__main__")
+"""
+
+
+def test_a_real_ctrl_c(digits, plain, finished, tmp_path, capsys):
+    """A signal ends the program in words, and another process goes on from it."""
+    program = SIGNALED.format(folder=str(EXAMPLES))
+    command = [sys.executable, "-c", program, *RECIPE, f"--out={tmp_path}"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (process.returncode, process.stderr) == (digits.INTERRUPTED, "")
+    assert "goes on from here" in process.stdout
+    assert read_checkpoint(digits, tmp_path).epoch == 7
+    assert digits.main([*RECIPE, "--out", str(tmp_path)]) == 0
+    assert "7 of 20 epochs are done" in capsys.readouterr().out
     assert same_results(tmp_path, finished[0])
 
 

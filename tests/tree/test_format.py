@@ -7,6 +7,7 @@ import pytest
 
 import vernal as vn
 from tests.strategies import Empty, Node, Scale
+from vernal._tree.format import Text
 
 TEXTS = {
     "f32[3,4]": jnp.ones((3, 4)),
@@ -98,3 +99,8 @@ def test_pprint_prints_what_pformat_returns(capsys):
     assert capsys.readouterr().out == vn.tree_pformat(long) + "\n"
     vn.tree_pprint(tree, short_arrays=False, truncate_leaf=lambda x: type(x) is list)
     assert "[1." in (out := capsys.readouterr().out) and "list(...)" in out
+
+
+def test_text_in_the_place_of_a_leaf():
+    """A Text prints as it is, without quotes."""
+    assert vn.tree_pformat([Text("<gone>"), 1]) == "[<gone>, 1]"

@@ -13,6 +13,7 @@ def field(
     *,
     converter: Callable[[Any], Any] | None = None,
     static: Kind = False,
+    stored: bool = False,
     **kwargs: Any,
 ) -> Any:
     """Declares an attribute of a :class:`Module`; as ``dataclasses.field``, and more.
@@ -25,11 +26,14 @@ def field(
             must be hashable and comparable, and no array. ``"if_function"``: metadata
             if the value is a plain function, part of the pytree if it is something
             that may hold arrays, such as another Module.
+        stored: of a static field: whether :func:`tree_serialise_leaves` writes its
+            value, a number or a flag, into model files as it does leaves.
         **kwargs: as for ``dataclasses.field``: ``default``, ``default_factory``,
             ``init``, ``repr``, ``metadata``, ``kw_only`` …
 
     Raises:
-        ModuleError: ``static`` is something else, or ``metadata`` uses our keys.
+        ModuleError: ``static`` is something else, ``stored`` is set without it, or
+            ``metadata`` uses our keys.
 
     >>> import vernal as vn, jax
     >>> class Scale(vn.Module):
@@ -46,10 +50,12 @@ def field(
                 got=short(repr(static)),
             )
         )
+    if stored and static is not True:
+        raise ModuleError("field: only with `static=True` can `stored` be set.")
     metadata: Mapping[str, Any] = kwargs.pop("metadata", None) or {}
-    if taken := {"static", "converter"} & set(metadata):
+    if taken := {"static", "stored", "converter"} & set(metadata):
         raise ModuleError(f"field: `metadata` must not have the keys {sorted(taken)}.")
-    metadata = {**metadata, "static": static}
+    metadata = {**metadata, "static": static, "stored": stored}
     if converter is not None:
         metadata = {**metadata, "converter": converter}
     return dataclasses.field(metadata=metadata, **kwargs)

@@ -38,6 +38,7 @@ def register(cls: type) -> None:
     kinds = {name: f.metadata.get("static", False) for name, f in fields.items()}
     children = [name for name, kind in kinds.items() if kind is not True]
     static = [name for name, kind in kinds.items() if kind is True]
+    stored = [name for name, f in fields.items() if f.metadata.get("stored")]
     either = [name for name, kind in kinds.items() if kind == "if_function"]
     is_wrapper = "__wrapped__" in fields or hasattr(cls, "__wrapped__")
     optional = WRAPPER_NAMES if is_wrapper else ()
@@ -55,6 +56,7 @@ def register(cls: type) -> None:
     jtu.register_pytree_with_keys(cls, flatten_with_keys, code["unflatten"], flatten)
     cls.__fields__ = fields  # type: ignore[attr-defined]
     cls.__static_fields__ = frozenset(static)  # type: ignore[attr-defined]
+    cls.__stored_fields__ = frozenset(stored)  # type: ignore[attr-defined]
     cls.__function_fields__ = frozenset(either)  # type: ignore[attr-defined]
     cls.__flatten__ = flatten  # type: ignore[attr-defined]
     cls.__unflatten__ = staticmethod(code["unflatten"])  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ waits for the device, and whatever can be done once per trace is done there.
 """
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
@@ -16,6 +17,7 @@ from .._module.fields import field
 from .._module.register import is_function
 from .._tree.filters import is_array
 from ..errors import TransformError, report
+from .failures import has_checks, reveal_failure
 from .silence import restoring, silence_donation
 from .split import ARRAY, Layout, is_abstract, merge, split, unhashable
 from .wrapper import Wrapper, check_callable
@@ -66,9 +68,11 @@ class _Compiled:
         options = dict(wrapper.options)
         if wrapper.donate != "none":
             options["donate_argnums"] = 1
+        self.name = getattr(wrapper.fun, "__name__", "function")
         traced = functools.partial(self.trace)
-        traced.__name__ = getattr(wrapper.fun, "__name__", "function")  # type: ignore[attr-defined]
+        traced.__name__ = self.name  # type: ignore[attr-defined]
         self.jitted = jax.jit(traced, **options)
+        self.is_new = self.has_checks = False
 
     def arrange(self, arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         """Orders arrays into those that are kept and those that are donated."""
@@ -77,16 +81,37 @@ class _Compiled:
         a, b = self.first, self.last
         return arrays[a:b], arrays[:a] + arrays[b:]
 
-    def __call__(self, arrays: list[Any]) -> Any:
-        if self.quiet:
-            return restoring(self.jitted, *self.arrange(arrays))
-        return self.jitted(*self.arrange(arrays))
+    def run(self, function: Callable[..., Any], arrays: list[Any]) -> Any:
+        """Calls the jitted function, or a compiled form of it."""
+        kept, donated = self.arrange(arrays)
+        try:
+            if self.quiet:
+                out = restoring(function, kept, donated)
+            else:
+                out = function(kept, donated)
+            if self.is_new:
+                self.look_for_checks(kept, donated)
+            # Only what can fail is waited for, so that it fails here.
+            return jax.block_until_ready(out) if self.has_checks else out
+        except Exception as error:
+            reveal_failure(error, self.name)
+            raise
+
+    def look_for_checks(self, kept: list[Any], donated: list[Any]) -> None:
+        """Runs after each compilation; the trace that it asks for is at hand."""
+        self.is_new = False
+        if not self.has_checks:
+            self.has_checks = has_checks(self.jitted.trace(kept, donated).jaxpr)
 
     def lower(self, arrays: list[Any]) -> Any:
-        return restoring(self.jitted.lower, *self.arrange(arrays))
+        kept, donated = self.arrange(arrays)
+        lowered = restoring(self.jitted.lower, kept, donated)
+        self.look_for_checks(kept, donated)
+        return lowered
 
     def trace(self, kept: list[Any], donated: list[Any]) -> _Output:
         """The function that JAX traces; runs in Python once per compilation."""
+        self.is_new = True
         if self.quiet:
             silence_donation()
         a = self.first
@@ -117,8 +142,27 @@ class Cache(dict[Any, Any]):
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
+    def __init__(self) -> None:
+        _caches.add(self)
+
     def __reduce__(self) -> Any:
         return Cache, ()  # copies compile for themselves
+
+
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+
+
+def clear_caches() -> None:
+    """Forgets all compiled functions, JAX's and vernal's: the next call compiles anew.
+
+    It gives memory back in a process that compiles very many functions.
+
+    >>> import vernal as vn
+    >>> vn.clear_caches()
+    """
+    for cache in list(_caches):
+        cache.clear()
+    jax.clear_caches()
 
 
 class _JitWrapper(Wrapper):
@@ -128,7 +172,7 @@ class _JitWrapper(Wrapper):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         compiled, arrays = _lookup(self, args, kwargs)
-        return compiled(arrays)
+        return compiled.run(compiled.jitted, arrays)
 
     def lower(self, /, *args: Any, **kwargs: Any) -> "Lowered":
         """Traces and lowers the function for these arguments; does not run it."""
@@ -200,7 +244,7 @@ class Compiled:
                     fix="lower and compile again for these arguments",
                 )
             )
-        return self.compiled(*self._inner.arrange(arrays))
+        return inner.run(self.compiled, arrays)
 
 
 @overload

@@ -13,6 +13,16 @@ def _never(_: Any) -> bool:
     return False
 
 
+class Text:
+    """Prints as the text it is given, in the place of a leaf."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 def tree_pformat(
     pytree: PyTree,
     *,

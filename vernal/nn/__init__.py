@@ -8,6 +8,7 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
+from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
 from ._conv import (
     Conv as Conv,
@@ -15,6 +16,7 @@ from ._conv import (
     Conv2d as Conv2d,
     Conv3d as Conv3d,
 )
+from ._embedding import Embedding as Embedding
 from ._group_norm import GroupNorm as GroupNorm
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
@@ -30,6 +32,7 @@ from ._pool import (
     Pool as Pool,
 )
 from ._prelu import PReLU as PReLU
+from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
@@ -45,6 +48,7 @@ __all__ = [
     "Conv2d",
     "Conv3d",
     "Dropout",
+    "Embedding",
     "GroupNorm",
     "Identity",
     "Lambda",
@@ -54,9 +58,11 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MultiheadAttention",
     "PReLU",
     "Pool",
     "RMSNorm",
+    "RotaryPositionalEmbedding",
     "Sequential",
     "SpectralNorm",
     "State",

@@ -110,7 +110,7 @@ class BatchNorm(StatefulLayer):
     batch_counter: StateIndex[Int[Array, ""]] | None
     batch_state_index: StateIndex[_Moments] | None
     axis_name: Hashable = field(static=True)
-    inference: bool = field(static=True)
+    inference: bool = field(static=True, stored=True)
     input_size: int = field(static=True)
     eps: float = field(static=True)
     channelwise_affine: bool = field(static=True)

@@ -35,3 +35,6 @@ def inference_mode(pytree: _T, value: bool = True) -> _T:
 
     visit(copy, switch)
     return copy
+
+
+tree_inference = inference_mode  # an older name, which programs still use

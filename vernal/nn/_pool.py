@@ -69,7 +69,7 @@ class Pool(Module):
     Array([[0., 2., 4.]], dtype=float32)
     """
 
-    init: int | float | complex = field(static=True)
+    init: int | float | complex = field(static=True, stored=True)
     operation: Callable[[Any, Any], Any] = field(static=True)
     num_spatial_dims: int = field(static=True)
     kernel_size: tuple[int, ...] = field(static=True)

@@ -76,8 +76,8 @@ class Dropout(Module):
     True
     """
 
-    p: float = field(static=True)
-    inference: bool = field(static=True)
+    p: float = field(static=True, stored=True)
+    inference: bool = field(static=True, stored=True)
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
     weight_name: str = field(static=True)
     num_power_iterations: int = field(static=True)
     eps: float = field(static=True)
-    inference: bool = field(static=True)
+    inference: bool = field(static=True, stored=True)
 
     def __init__(
         self,

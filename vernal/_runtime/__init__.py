@@ -1,0 +1,1 @@
+"""Checks that run on the device, and the enumerations that name their outcomes."""

@@ -1,0 +1,42 @@
+"""Writing a file in one piece: the old file stays until the new one is complete."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO, TypeAlias
+
+PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+
+def file_name(path_or_file: PathOrFile) -> str:
+    """The path of the file, with its suffix."""
+    if not isinstance(path_or_file, str | os.PathLike):
+        return "<file object>"
+    path = pathlib.Path(path_or_file)
+    return str(path if path.suffix else path.with_suffix(".eqx"))
+
+
+@contextlib.contextmanager
+def writing(path_or_file: PathOrFile) -> Iterator[BinaryIO]:
+    """A file to write to that comes into its place when all went well."""
+    if not isinstance(path_or_file, str | os.PathLike):
+        yield path_or_file
+        return
+    target = pathlib.Path(file_name(path_or_file)).resolve()  # a link stays a link
+    if target.exists() and not target.is_file():  # a pipe, say, is not to be replaced
+        with open(target, "wb") as file:
+            yield file
+        return
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            temporary.chmod(target.stat().st_mode)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

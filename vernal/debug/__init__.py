@@ -1,0 +1,19 @@
+"""Tools to find out what a program does: not for programs that are done."""
+
+from ._announce import announce_transform as announce_transform
+from ._dce import inspect_dce as inspect_dce, store_dce as store_dce
+from ._stops import backward_nan as backward_nan, breakpoint_if as breakpoint_if
+from ._traces import (
+    assert_max_traces as assert_max_traces,
+    get_num_traces as get_num_traces,
+)
+
+__all__ = [
+    "announce_transform",
+    "assert_max_traces",
+    "backward_nan",
+    "breakpoint_if",
+    "get_num_traces",
+    "inspect_dce",
+    "store_dce",
+]

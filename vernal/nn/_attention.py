@@ -1,0 +1,305 @@
+"""Attention with several heads."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .._module.fields import field
+from .._module.module import Module
+from ..typing import DTypeLike, Key
+from ._checks import check_floating, check_shape, fail, is_number, is_size, require
+from ._init import default_dtype
+from ._linear import Linear
+from ._numerics import compute_dtype
+from ._simple import Dropout
+
+Heads = Float[Array, "length num_heads size"]
+ProcessHeads = Callable[[Heads, Heads, Heads], tuple[Heads, Heads, Heads]]
+Mask = (
+    Bool[Array, "query_length kv_length"]
+    | Bool[Array, "num_heads query_length kv_length"]
+)
+
+
+class MultiheadAttention(Module):
+    r"""Lets each entry of one sequence gather from another what is relevant to it.
+
+    $$y = \sum_i \mathrm{softmax}\left(
+    \frac{(Q W^Q_i) (K W^K_i)^\top}{\sqrt{d}}\right) (V W^V_i) W^O_i$$
+
+    over the heads $i$, with $d$ = ``qk_size``; each product with a $W$ may add a bias.
+
+    Takes a query ``(query_length, query_size)``, keys ``(kv_length, key_size)`` and
+    values ``(kv_length, value_size)`` to ``(query_length, output_size)``. All three are
+    the same array for self-attention. Use ``jax.vmap`` for a batch.
+
+    The products of queries and keys are summed, and the softmax is taken, in at least
+    float32; the output has the dtype of the query. A query that the mask lets attend to
+    nothing gathers zeros, so that its output is the bias of ``output_proj``, or 0, and
+    nothing is trained by it.
+
+    In training, dropout sets weights of the softmax to zero, and needs a key.
+
+    Reference: Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762. In
+    PyTorch's layer all sizes per head follow from ``embed_dim``, there are four biases
+    or none, and ``True`` in a mask *forbids* to attend. Flax's has biases unless told
+    otherwise, and draws its parameters from a truncated normal.
+
+    Arguments:
+        num_heads: number of heads, at least 1.
+        query_size: channels of the query.
+        key_size: channels of the keys; by default ``query_size``.
+        value_size: channels of the values; by default ``query_size``.
+        output_size: channels of the output; by default ``query_size``.
+        qk_size: channels of a head's queries and keys; by default
+            ``query_size // num_heads``.
+        vo_size: channels of a head's values; by default ``query_size // num_heads``.
+        use_query_bias: whether the projection of the query adds a bias.
+        use_key_bias: likewise for the keys. It shifts all products of a query alike,
+            which the softmax does not see, unless ``process_heads`` changes the keys.
+        use_value_bias: likewise for the values.
+        use_output_bias: likewise for the output.
+        dropout_p: probability to drop a weight of the softmax, in [0, 1].
+        inference: whether dropout is off. See :func:`inference_mode`.
+        dtype: of the parameters; by default float32 (float64 in 64-bit mode).
+        key: a PRNG key for the initial parameters.
+
+    Attributes:
+        query_proj, key_proj, value_proj: :class:`Linear` layers to all heads, one
+            after the other.
+        output_proj: the :class:`Linear` layer from all heads to the output.
+        dropout: the :class:`Dropout` of the weights.
+
+    Raises:
+        HyperparameterError: an argument is outside its range.
+        InputError: an input or the mask has another shape or dtype, ``process_heads``
+            changes a shape, or a training call with dropout has no ``key``.
+
+    >>> import vernal as vn, jax, jax.numpy as jnp
+    >>> attention = vn.nn.MultiheadAttention(4, 16, key=jax.random.key(0))
+    >>> x = jnp.ones((10, 16))
+    >>> causal = jnp.tril(jnp.ones((10, 10), bool))
+    >>> attention(x, x, x, mask=causal).shape
+    (10, 16)
+    >>> batch = jnp.ones((3, 10, 16))
+    >>> jax.vmap(attention)(batch, batch, batch).shape
+    (3, 10, 16)
+    """
+
+    query_proj: Linear
+    key_proj: Linear
+    value_proj: Linear
+    output_proj: Linear
+    dropout: Dropout
+    num_heads: int = field(static=True)
+    query_size: int = field(static=True)
+    key_size: int = field(static=True)
+    value_size: int = field(static=True)
+    output_size: int = field(static=True)
+    qk_size: int = field(static=True)
+    vo_size: int = field(static=True)
+    use_query_bias: bool = field(static=True)
+    use_key_bias: bool = field(static=True)
+    use_value_bias: bool = field(static=True)
+    use_output_bias: bool = field(static=True)
+
+    def __init__(
+        self,
+        num_heads: int,
+        query_size: int,
+        key_size: int | None = None,
+        value_size: int | None = None,
+        output_size: int | None = None,
+        qk_size: int | None = None,
+        vo_size: int | None = None,
+        use_query_bias: bool = False,
+        use_key_bias: bool = False,
+        use_value_bias: bool = False,
+        use_output_bias: bool = False,
+        dropout_p: float = 0.0,
+        inference: bool = False,
+        dtype: DTypeLike | None = None,
+        *,
+        key: Key,
+    ) -> None:
+        self.num_heads = _size("num_heads", num_heads)
+        self.query_size = _size("query_size", query_size)
+        self.key_size = _size("key_size", key_size, query_size)
+        self.value_size = _size("value_size", value_size, query_size)
+        self.output_size = _size("output_size", output_size, query_size)
+        self.qk_size = _size("qk_size", qk_size, query_size // num_heads)
+        self.vo_size = _size("vo_size", vo_size, query_size // num_heads)
+        self.use_query_bias = use_query_bias
+        self.use_key_bias = use_key_bias
+        self.use_value_bias = use_value_bias
+        self.use_output_bias = use_output_bias
+        ok = is_number(dropout_p, maximum=1)
+        expected = "a probability, from 0 to 1"
+        require(ok, "MultiheadAttention", "dropout_p", expected, dropout_p)
+        dtype = default_dtype(dtype)
+        ok = jnp.issubdtype(dtype, jnp.floating)
+        require(ok, "MultiheadAttention", "dtype", "a floating-point dtype", dtype)
+
+        def linear(n: int, m: int, use_bias: bool, key: Key) -> Linear:
+            return Linear(n, m, use_bias, dtype, key=key)
+
+        keys = jr.split(key, 4)
+        qk, vo = num_heads * self.qk_size, num_heads * self.vo_size
+        self.query_proj = linear(self.query_size, qk, use_query_bias, keys[0])
+        self.key_proj = linear(self.key_size, qk, use_key_bias, keys[1])
+        self.value_proj = linear(self.value_size, vo, use_value_bias, keys[2])
+        self.output_proj = linear(vo, self.output_size, use_output_bias, keys[3])
+        self.dropout = Dropout(dropout_p, inference)
+
+    def __call__(
+        self,
+        query: Float[Array, "query_length query_size"],
+        key_: Float[Array, "kv_length key_size"],
+        value: Float[Array, "kv_length value_size"],
+        mask: Mask | None = None,
+        *,
+        key: Key | None = None,
+        inference: bool | None = None,
+        deterministic: bool | None = None,
+        process_heads: ProcessHeads | None = None,
+    ) -> Float[Array, "query_length output_size"]:
+        """Attends from one query sequence to one sequence of keys and values.
+
+        Arguments:
+            query: what asks, ``(query_length, query_size)``.
+            key_: what is compared with it, ``(kv_length, key_size)``.
+            value: what is gathered, ``(kv_length, value_size)``.
+            mask: where a query may attend to a key: a bool array of the shape
+                ``(query_length, kv_length)``, or with ``num_heads`` in front.
+            key: a PRNG key for the dropout; needed in training if there is any.
+            inference: whether dropout is off; overrides the layer's own flag, if not
+                None.
+            deterministic: an older name of ``inference``, which it overrides.
+            process_heads: a function of the projected queries ``(query_length,
+                num_heads, qk_size)``, keys ``(kv_length, num_heads, qk_size)`` and
+                values ``(kv_length, num_heads, vo_size)``, which returns all three in
+                the same shapes, such as with positions encoded in them. See
+                :class:`RotaryPositionalEmbedding`.
+
+        Returns:
+            An array ``(query_length, output_size)`` of the dtype of the query.
+        """
+        _check_inputs(self, query, key_, value)
+        _check_mask(self, mask, (query.shape[0], key_.shape[0]))
+        heads = (
+            _project(self.query_proj, query, self.num_heads, self.qk_size),
+            _project(self.key_proj, key_, self.num_heads, self.qk_size),
+            _project(self.value_proj, value, self.num_heads, self.vo_size),
+        )
+        if process_heads is not None:
+            heads = _process(self, process_heads, heads)
+        weights = _attention_weights(heads[0], heads[1], mask)
+        inference = inference if deterministic is None else deterministic
+        weights = _drop(self.dropout, weights, key, inference)
+        y = _weighted_sums(weights, heads[2])
+        y = y.reshape(query.shape[0], self.num_heads * self.vo_size)
+        return jax.vmap(self.output_proj)(y).astype(query.dtype)
+
+
+def _project(layer: Linear, x: Array, num_heads: int, size: int) -> Array:
+    return jax.vmap(layer)(x).reshape(x.shape[0], num_heads, size)
+
+
+def _attention_weights(query: Array, key_: Array, mask: Array | None) -> Array:
+    """The softmax over the keys, ``(num_heads, query_length, kv_length)``."""
+    dtype = compute_dtype(query.dtype)
+    products = jnp.einsum("qhd,khd->hqk", query, key_, preferred_element_type=dtype)
+    products = products / math.sqrt(query.shape[-1])
+    if mask is None:
+        return jax.nn.softmax(products)
+    # Least, not infinite: a row of -inf would have the softmax 0/0, and no `where`
+    # after it keeps that NaN out of the gradient.
+    mask = jnp.broadcast_to(mask, products.shape)
+    products = jnp.where(mask, products, np.finfo(products.dtype).min)
+    return jnp.where(mask, jax.nn.softmax(products), 0)
+
+
+def _drop(
+    dropout: Dropout, weights: Array, key: Key | None, inference: bool | None
+) -> Array:
+    """Dropout with a key for each head, so that the peer's keys drop the same."""
+    if key is None:
+        return dropout(weights, inference=inference)
+    keys = jr.split(key, weights.shape[0])
+    return jax.vmap(lambda w, k: dropout(w, key=k, inference=inference))(weights, keys)
+
+
+def _weighted_sums(weights: Array, value: Array) -> Array:
+    """Sums of values, ``(query_length, num_heads, size)``."""
+    dtype = compute_dtype(value.dtype)
+    weights = weights.astype(value.dtype)
+    y = jnp.einsum("hqk,khd->qhd", weights, value, preferred_element_type=dtype)
+    return y.astype(value.dtype)
+
+
+def _size(name: str, size: Any, default: int | None = None) -> int:
+    size = default if size is None else size
+    expected = "an int ≥ 1"
+    expected += "" if default is None else f" (by default {default})"
+    require(is_size(size), "MultiheadAttention", name, expected, size)
+    return int(size)
+
+
+def _check_inputs(layer: MultiheadAttention, query: Any, key_: Any, value: Any) -> None:
+    names = ("query", "key", "value")
+    for name, x in zip(names, (query, key_, value), strict=True):
+        check_floating(layer, x)
+        size = f"{name}_size"
+        length = "query_length" if name == "query" else "kv_length"
+        check_shape(layer, x, f"{length} {size}", **{size: getattr(layer, size)})
+    if key_.shape[0] != value.shape[0]:
+        fail(
+            layer,
+            "there must be as many values as keys",
+            expected=f"a value of the shape ({key_.shape[0]}, {layer.value_size})",
+            got=f"{tuple(value.shape)}, {value.dtype}",
+        )
+
+
+def _check_mask(layer: MultiheadAttention, mask: Any, lengths: tuple[int, int]) -> None:
+    if mask is None:
+        return
+    has_dtype = hasattr(mask, "shape") and hasattr(mask, "dtype")
+    fits = has_dtype and mask.shape in (lengths, (layer.num_heads, *lengths))
+    if fits and mask.dtype == bool:
+        return
+    n, m = lengths
+    fail(
+        layer,
+        "bad `mask`",
+        expected=f"bool, ({n}, {m}) or with num_heads: ({layer.num_heads}, {n}, {m})",
+        got=f"{tuple(mask.shape)}, {mask.dtype}" if has_dtype else type(mask).__name__,
+        fix="mask.astype(bool), where True lets a query attend to a key"
+        if fits
+        else "",
+    )
+
+
+def _process(
+    layer: MultiheadAttention,
+    process_heads: ProcessHeads,
+    heads: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
+    shapes = [x.shape for x in heads]
+    out: Any = process_heads(*heads)
+    is_triple = isinstance(out, tuple | list) and len(out) == 3
+    got = [getattr(x, "shape", None) for x in out] if is_triple else type(out).__name__
+    if got != shapes:
+        fail(
+            layer,
+            "`process_heads` must return query, key and value in their shapes",
+            expected=f"{', '.join(map(str, shapes))}",
+            got=", ".join(map(str, got)) if is_triple else f"{got}",
+        )
+    return out[0], out[1], out[2]
