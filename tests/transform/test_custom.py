@@ -81,6 +81,8 @@ def test_jvp_agrees_with_jax():
     ours, theirs = vn.filter_custom_jvp(f), jax.custom_jvp(f)
     ours.def_jvp(rule)
     theirs.defjvp(rule)
+    _, tangent = jax.jvp(ours, (x, t), (np.asarray(t), np.asarray(x)))
+    assert isinstance(tangent, jax.Array)
     want = jax.jvp(theirs, (x, t), (t, x))
     assert vn.tree_equal(jax.jvp(ours, (x, t), (t, x)), want) is True
 

@@ -146,7 +146,8 @@ class filter_custom_jvp(_Custom):
     def _apply(self, primals: Any, tangents: Any) -> Any:
         assert self._rule is not None
         _, args, kwargs = primals
-        fn_tangents, tangents, kw_tangents = jax.tree.map(zero_to_none, tangents)
+        tangents = _as_arrays(jax.tree.map(zero_to_none, tangents))
+        fn_tangents, tangents, kw_tangents = tangents
         if jax.tree.leaves((fn_tangents, kw_tangents)):
             what = "keyword arguments, or arrays of the function itself"
             raise self._held_fixed(what, "pass them by position")

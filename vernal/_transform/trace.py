@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._compat import run_jaxpr
 from .._module.callables import module_update_wrapper
@@ -61,19 +62,20 @@ class _JaxprWrapper(Wrapper):
 def filter_make_jaxpr(fun: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function that returns the jaxpr of ``fun`` for given arguments.
 
-    Arguments:
-        fun: any function of pytrees; arrays among its arguments are traced.
+        Arguments:
+            fun: any function of pytrees; arrays among its arguments are traced.
 
-    Returns:
-        A function of the same arguments. It returns the jaxpr; the result with
-        ``jax.ShapeDtypeStruct`` for arrays and None elsewhere; and the result with
-        None for arrays.
+        Returns:
+            A function of the same arguments. It returns the jaxpr; the result with
+            ``jax.ShapeDtypeStruct`` for arrays and None elsewhere; and the result with
+            None for arrays.
 
-    >>> import jax.numpy as jnp
-    >>> trace = filter_make_jaxpr(lambda x, n: (x + n, n))
-    >>> jaxpr, shapes, static = trace(jnp.ones(2), 3)
-    >>> shapes[0].shape, static
-    ((2,), (None, 3))
+        >>> import jax.numpy as jnp
+    import numpy as np
+        >>> trace = filter_make_jaxpr(lambda x, n: (x + n, n))
+        >>> jaxpr, shapes, static = trace(jnp.ones(2), 3)
+        >>> shapes[0].shape, static
+        ((2,), (None, 3))
     """
     return module_update_wrapper(_JaxprWrapper(fun))
 
@@ -161,9 +163,15 @@ def filter_closure_convert(
         return hide(fn(*args, **kwargs))
 
     jaxpr, (shapes, hidden) = jax.make_jaxpr(call, return_shape=True)(arrays)
-    structs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
+    structs = jax.tree.map(_struct, arrays)
     plan = _Plan(jaxpr.jaxpr, combine(structs, static), reveal(shapes, hidden))
     return ClosureConverted([jnp.asarray(x) for x in jaxpr.consts], plan)
+
+
+def _struct(x: Any) -> Any:
+    """Shape and dtype that JAX gives an array: NumPy's 64 bits may become 32."""
+    kind = jax.eval_shape(lambda x: x, x) if isinstance(x, np.ndarray) else x
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
 
 
 def _strong(x: Any) -> Any:
@@ -182,10 +190,12 @@ def _check_same(example: PyTree, given: PyTree) -> None:
         strict=True,
     )
     for (path, x), y in pairs:
-        if is_abstract(x) and is_abstract(y):
-            same = x.shape == y.shape and x.dtype == y.dtype
+        if is_abstract(y):
+            y = _struct(y)
+        if is_abstract(x) or is_abstract(y):
+            same = _kind(x) == _kind(y)
         else:
-            same = is_abstract(x) == is_abstract(y) and tree_equal(x, y) is True
+            same = tree_equal(x, y) is True
         if not same:
             place = path_text(path[1:])
             raise _other_call(f"another value at {place}", _kind(x), _kind(y))
