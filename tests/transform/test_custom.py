@@ -192,6 +192,8 @@ def test_a_module_as_the_function(custom):
             f.def_bwd(lambda residuals, grad, perturbed, a: 7 * grad)
         return f(a).sum()
 
+    holder = vn.nn.Lambda(jnp.tanh)  # its field has the name of one of ours
+    assert custom(holder).fn is holder
     factor = jnp.array(2.0)
     close(value(factor, x), 2 * x.sum())
     close(jax.jit(jax.grad(value, argnums=1))(factor, x), [7.0] * 3)

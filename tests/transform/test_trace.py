@@ -189,8 +189,9 @@ def test_closure_convert_forgets_weak_types():
     """Whether a dtype may give way is no part of the example, nor of the result."""
     weak, strong = jnp.asarray(2.0), jnp.array(2.0, jnp.float32)
     for example, given in ((weak, strong), (strong, weak), (weak, weak)):
-        out = vn.filter_closure_convert(lambda x: x * 2, example)(given)
-        assert float(out) == 4.0 and not out.weak_type
+        f = vn.filter_closure_convert(lambda x: (x + x, x.weak_type), example)
+        out, was_weak = f(given)
+        assert float(out) == 4.0 and not out.weak_type and not was_weak
 
 
 OTHER = {

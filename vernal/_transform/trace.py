@@ -62,20 +62,19 @@ class _JaxprWrapper(Wrapper):
 def filter_make_jaxpr(fun: Callable[..., Any]) -> Callable[..., Any]:
     """Makes a function that returns the jaxpr of ``fun`` for given arguments.
 
-        Arguments:
-            fun: any function of pytrees; arrays among its arguments are traced.
+    Arguments:
+        fun: any function of pytrees; arrays among its arguments are traced.
 
-        Returns:
-            A function of the same arguments. It returns the jaxpr; the result with
-            ``jax.ShapeDtypeStruct`` for arrays and None elsewhere; and the result with
-            None for arrays.
+    Returns:
+        A function of the same arguments. It returns the jaxpr; the result with
+        ``jax.ShapeDtypeStruct`` for arrays and None elsewhere; and the result with
+        None for arrays.
 
-        >>> import jax.numpy as jnp
-    import numpy as np
-        >>> trace = filter_make_jaxpr(lambda x, n: (x + n, n))
-        >>> jaxpr, shapes, static = trace(jnp.ones(2), 3)
-        >>> shapes[0].shape, static
-        ((2,), (None, 3))
+    >>> import jax.numpy as jnp
+    >>> trace = filter_make_jaxpr(lambda x, n: (x + n, n))
+    >>> jaxpr, shapes, static = trace(jnp.ones(2), 3)
+    >>> shapes[0].shape, static
+    ((2,), (None, 3))
     """
     return module_update_wrapper(_JaxprWrapper(fun))
 
@@ -120,7 +119,7 @@ class ClosureConverted(Module):
         out = run_jaxpr(self.plan.jaxpr, self.consts, *leaves)
         structs, rest = partition(self.plan.result, is_abstract)
         treedef: Any = jax.tree.structure(structs)
-        return combine(treedef.unflatten(out), rest)
+        return combine(treedef.unflatten(map(jnp.asarray, out)), rest)
 
 
 def filter_closure_convert(
@@ -170,7 +169,8 @@ def filter_closure_convert(
 
 def _struct(x: Any) -> Any:
     """Shape and dtype that JAX gives an array: NumPy's 64 bits may become 32."""
-    kind = jax.eval_shape(lambda x: x, x) if isinstance(x, np.ndarray) else x
+    is_numpy = isinstance(x, np.ndarray | np.generic)
+    kind = jax.typeof(x) if is_numpy else x
     return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
 
 
