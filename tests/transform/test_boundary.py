@@ -58,6 +58,8 @@ def test_shard_by_a_prefix():
     moved = vn.filter_shard(start, where)
     assert moved["layer"].weight.sharding == moved["layer"].bias.sharding == SPREAD
     assert moved["np"] is start["np"]
+    host = np.ones(8)
+    assert vn.filter_shard([host], [None])[0] is host
     leafwise = jax.tree.map(lambda y: WHOLE if vn.is_array(y) else None, start)
     moved = vn.filter_shard(start, leafwise)
     assert moved["np"].sharding == moved["layer"].bias.sharding == WHOLE
@@ -205,6 +207,7 @@ def test_callback_in_scan_and_cond():
             lambda x: np.asarray(x) + 1, x, result_shape_dtypes=STRUCT, sharding=place
         )
 
+    assert "SingleDeviceSharding" in str(jax.make_jaxpr(f)(x))
     total, _ = jax.lax.scan(lambda c, _: (f(c), None), x, None, length=3)
     assert total.tolist() == (x + 3).tolist()
     out = jax.jit(lambda x: jax.lax.cond(x[0] > 0, f, lambda x: x, x))(x)

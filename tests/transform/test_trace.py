@@ -113,13 +113,14 @@ def test_errors_of_the_function(trace):
 
 def test_closure_convert():
     """What a function closes over becomes a list of arrays, which can be replaced."""
-    shift, scale = jnp.arange(3.0), jnp.array(2)
+    shift, scale = np.arange(3, dtype=np.float32), jnp.array(2)
 
     def f(tree, n, *, act):
         return {"y": act(tree["x"]) * n + shift, "i": scale + 1, "rest": ["s", n, act]}
 
     closed = vn.filter_closure_convert(f, {"x": jnp.ones(3)}, 2.0, act=jnp.sin)
     assert sorted(c.dtype.name for c in closed.consts) == ["float32", "int32"]
+    assert all(isinstance(c, jax.Array) for c in closed.consts)
     x = jnp.array([0.5, 1.0, 2.0])
     out = closed({"x": x}, 2.0, act=jnp.sin)
     np.testing.assert_allclose(out["y"], 2 * jnp.sin(x) + shift, rtol=1e-6)
