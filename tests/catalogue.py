@@ -58,6 +58,10 @@ def _spectral(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Linear]:
     return nn.SpectralNorm(linear, "weight", key=key)
 
 
+def _weight_norm(key: Any, dtype: Any) -> nn.WeightNorm[nn.Linear]:
+    return nn.WeightNorm(nn.Linear(3, 5, dtype=dtype, key=key))
+
+
 def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     norm = nn.BatchNorm(5, "batch", dtype=dtype)
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
@@ -67,6 +71,10 @@ def _mlp(key: Any, dtype: Any) -> nn.MLP:
     return nn.MLP(3, 2, 8, 2, activation=jnp.tanh, dtype=dtype, key=key)
 
 
+def _mlp_scan(key: Any, dtype: Any) -> nn.MLP:
+    return nn.MLP(3, 2, 8, 3, activation=jnp.tanh, dtype=dtype, scan=True, key=key)
+
+
 def _mlp_prelu(key: Any, dtype: Any) -> nn.MLP:
     slope = nn.PReLU(jnp.full((8,), 0.25, dtype))
     return nn.MLP(3, 2, 8, 2, activation=slope, dtype=dtype, key=key)
@@ -74,6 +82,32 @@ def _mlp_prelu(key: Any, dtype: Any) -> nn.MLP:
 
 def _conv(layer: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(2, 4, 3, dtype=dtype, key=key, **kwargs)
+
+
+def _gru(cell: Any, x: Any) -> Any:
+    return cell(x[:3], x[3:])
+
+
+def _lstm(cell: Any, x: Any) -> Any:
+    return jnp.concatenate(cell(x[:3], (x[3:7], x[7:])))
+
+
+def _transposed(pair: Any) -> Any:
+    return pair[0].weight.T
+
+
+def _second_weight(pair: Any) -> Any:
+    return pair[1].weight
+
+
+def _shared(key: Any, dtype: Any) -> nn.Shared[Any]:
+    pair = [nn.Linear(*sizes, dtype=dtype, key=key) for sizes in ((3, 5), (5, 3))]
+    return nn.Shared(pair, _second_weight, _transposed)
+
+
+def _autoencode(shared: Any, x: Any) -> Any:
+    encoder, decoder = shared()
+    return decoder(jnp.tanh(encoder(x)))
 
 
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
@@ -100,6 +134,7 @@ def _look_up(layer: Any, x: Any) -> Any:
 ROWS = [
     Row("Linear", lambda k, d: nn.Linear(3, 5, dtype=d, key=k), (3,), "nn/test_linear"),
     Row("MLP", _mlp, (3,), "nn/test_mlp"),
+    Row("MLP scan", _mlp_scan, (3,), "nn/test_mlp"),
     Row("MLP with PReLU", _mlp_prelu, (3,), "nn/test_prelu"),
     Row("Identity", _plain(nn.Identity), (3,), "nn/test_simple"),
     Row("Lambda", _plain(nn.Lambda, jnp.tanh), (3,), "nn/test_simple"),
@@ -111,6 +146,30 @@ ROWS = [
     Row("Conv1d", _conv(nn.Conv1d), (2, 8), "nn/test_conv"),
     Row("Conv2d", _conv(nn.Conv2d, padding=1), (2, 6, 5), "nn/test_conv"),
     Row("Conv3d", _conv(nn.Conv3d, groups=2), (2, 4, 4, 4), "nn/test_conv"),
+    Row(
+        "ConvTranspose",
+        lambda k, d: nn.ConvTranspose(1, 2, 4, 3, dtype=d, key=k),
+        (2, 5),
+        "nn/test_conv_transpose",
+    ),
+    Row(
+        "ConvTranspose1d",
+        _conv(nn.ConvTranspose1d, stride=2, output_padding=1),
+        (2, 5),
+        "nn/test_conv_transpose",
+    ),
+    Row(
+        "ConvTranspose2d",
+        _conv(nn.ConvTranspose2d, padding="SAME", padding_mode="CIRCULAR"),
+        (2, 4, 3),
+        "nn/test_conv_transpose",
+    ),
+    Row(
+        "ConvTranspose3d",
+        _conv(nn.ConvTranspose3d, groups=2, padding=1),
+        (2, 3, 3, 3),
+        "nn/test_conv_transpose",
+    ),
     Row("AvgPool1d", _plain(nn.AvgPool1d, 2, 2), (2, 8), "nn/test_pool"),
     Row("AvgPool2d", _plain(nn.AvgPool2d, 2, 2), (2, 6, 4), "nn/test_pool"),
     Row("AvgPool3d", _plain(nn.AvgPool3d, 2), (2, 3, 4, 4), "nn/test_pool"),
@@ -122,6 +181,48 @@ ROWS = [
         _plain(nn.Pool, 0, jax.lax.add, num_spatial_dims=1, kernel_size=2),
         (2, 8),
         "nn/test_pool",
+    ),
+    Row(
+        "AdaptiveAvgPool1d",
+        _plain(nn.AdaptiveAvgPool1d, 3),
+        (2, 7),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptiveAvgPool2d",
+        _plain(nn.AdaptiveAvgPool2d, (2, 3)),
+        (2, 6, 4),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptiveAvgPool3d",
+        _plain(nn.AdaptiveAvgPool3d, 2),
+        (2, 3, 4, 4),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptiveMaxPool1d",
+        _plain(nn.AdaptiveMaxPool1d, 3),
+        (2, 7),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptiveMaxPool2d",
+        _plain(nn.AdaptiveMaxPool2d, (2, 3)),
+        (2, 6, 4),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptiveMaxPool3d",
+        _plain(nn.AdaptiveMaxPool3d, 2),
+        (2, 3, 4, 4),
+        "nn/test_adaptive_pool",
+    ),
+    Row(
+        "AdaptivePool",
+        _plain(nn.AdaptivePool, 3, num_spatial_dims=1, operation=jnp.sum),
+        (2, 7),
+        "nn/test_adaptive_pool",
     ),
     Row("LayerNorm", _typed(nn.LayerNorm, 6), (6,), "nn/test_layer_norm"),
     Row("RMSNorm", _typed(nn.RMSNorm, 6), (6,), "nn/test_layer_norm"),
@@ -148,7 +249,23 @@ ROWS = [
         apply=_look_up,
     ),
     Row("PReLU", lambda k, d: nn.PReLU(jnp.asarray(0.1, d)), (3,), "nn/test_prelu"),
+    Row(
+        "GRUCell",
+        lambda k, d: nn.GRUCell(3, 4, dtype=d, key=k),
+        (7,),
+        "nn/test_recurrent",
+        apply=_gru,
+    ),
+    Row(
+        "LSTMCell",
+        lambda k, d: nn.LSTMCell(3, 4, dtype=d, key=k),
+        (11,),
+        "nn/test_recurrent",
+        apply=_lstm,
+    ),
+    Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(
         "BatchNorm",
         _typed(nn.BatchNorm, 2, "batch"),

@@ -5,8 +5,8 @@ import contextlib
 import jax
 
 
-def x64() -> contextlib.AbstractContextManager[None]:
+def x64(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
     """64-bit mode."""
     if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    return jax.experimental.enable_x64()  # before JAX 0.8
+        return jax.enable_x64(enabled)
+    return jax.experimental.enable_x64(enabled)  # before JAX 0.8

@@ -157,6 +157,17 @@ def test_not_functions(value):
     assert is_function(value) is False
 
 
+def test_a_function_leaves_nothing_behind():
+    """Where a function is metadata no child is left that some would take for a leaf."""
+    node = Node(1, None, fn=jnp.sin)
+    for is_leaf in (lambda x: x is None, lambda x: x == ()):
+        doubled = jax.tree.map(lambda x: x and 2 * x, node, is_leaf=is_leaf)
+        assert jtu.tree_structure(doubled) == jtu.tree_structure(node)
+        leaves = jax.tree.leaves(node, is_leaf=is_leaf)
+        assert jax.tree.map(lambda x: Opaque(), node, is_leaf=is_leaf).fn is jnp.sin
+        assert leaves == ([1, None] if is_leaf(None) else [1])
+
+
 def test_a_function_and_a_child_are_different_structures():
     """A function in an `if_function` field is told from a child by the treedef."""
     structures = {

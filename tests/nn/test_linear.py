@@ -14,7 +14,15 @@ from tests.world import x64
 from vernal import nn
 from vernal.errors import HyperparameterError, InputError
 
-SIZES: list[tuple[Any, Any]] = [(3, 2), (1, 4), ("scalar", 3), (3, "scalar"), (0, 2)]
+SIZES: list[tuple[Any, Any]] = [
+    (3, 2),
+    (1, 4),
+    ("scalar", 3),
+    (3, "scalar"),
+    ("scalar", "scalar"),
+    (0, 2),
+    (0, "scalar"),
+]
 
 
 def formula(linear: nn.Linear, x: Any) -> np.ndarray[Any, Any]:
@@ -58,6 +66,38 @@ def test_gradients() -> None:
     np.testing.assert_allclose(grads.weight, np.outer(cotangent, x), rtol=1e-6)
     np.testing.assert_allclose(grads.bias, cotangent)
     np.testing.assert_allclose(x_grad, linear.weight.T @ cotangent, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(3, "scalar"), ("scalar", 2), ("scalar", "scalar")])
+def test_gradients_of_scalars(sizes: Any) -> None:
+    """Where one side is a scalar, the gradients are those of a vector of one."""
+    scalar = nn.Linear(*sizes, key=jr.key(0))
+    counts = [1 if size == "scalar" else size for size in sizes]
+    vector = nn.Linear(*counts, key=jr.key(0))
+    x = jr.normal(jr.key(1), (counts[0],))
+    cotangent = jr.normal(jr.key(2), (counts[1],))
+
+    def grads(linear: nn.Linear, shape: Any, out_shape: Any) -> Any:
+        _, pull = jax.vjp(lambda m, x: m(x), linear, x.reshape(shape))
+        return pull(cotangent.reshape(out_shape))
+
+    shapes = [() if size == "scalar" else (size,) for size in sizes]
+    got, x_grad = grads(scalar, *shapes)
+    want, want_x = grads(vector, counts[:1], counts[1:])
+    assert x_grad.shape == shapes[0]
+    np.testing.assert_allclose(np.atleast_1d(x_grad), want_x, rtol=1e-6)
+    np.testing.assert_allclose(got.weight, want.weight, rtol=1e-6)
+    np.testing.assert_allclose(got.bias, want.bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("out_size", [2, "scalar"])
+def test_a_batch_of_scalars_by_vmap(out_size: Any) -> None:
+    """A vector is a batch of scalars under vmap."""
+    linear = nn.Linear("scalar", out_size, key=jr.key(0))
+    ys = jax.vmap(linear)(jnp.arange(5.0))
+    assert ys.shape == ((5,) if out_size == "scalar" else (5, 2))
+    want = jnp.stack([linear(float(i)) for i in range(5)])
+    np.testing.assert_allclose(ys, want, rtol=1e-6)
 
 
 def test_a_batch_by_vmap() -> None:

@@ -43,37 +43,41 @@ def register(cls: type) -> None:
     is_wrapper = "__wrapped__" in fields or hasattr(cls, "__wrapped__")
     optional = WRAPPER_NAMES if is_wrapper else ()
 
-    source = _flatten_source(children, static, either, optional)
+    source = _flatten_source("flatten", children, static, either, optional)
+    source += _flatten_source("with_keys", children, static, either, optional)
     source += _unflatten_source(children, static, either, optional)
-    code = _compile(source, cls)
-    keys = tuple(jtu.GetAttrKey(name) for name in children)
-    flatten = code["flatten"]
-
-    def flatten_with_keys(self: Any) -> tuple[tuple[Any, ...], Any]:
-        values, metadata = flatten(self)
-        return tuple(zip(keys, values, strict=True)), metadata
-
-    jtu.register_pytree_with_keys(cls, flatten_with_keys, code["unflatten"], flatten)
+    code = _compile(source, cls, {name: jtu.GetAttrKey(name) for name in children})
+    flatten, unflatten = code["flatten"], code["unflatten"]
+    jtu.register_pytree_with_keys(cls, code["with_keys"], unflatten, flatten)
     cls.__fields__ = fields  # type: ignore[attr-defined]
     cls.__static_fields__ = frozenset(static)  # type: ignore[attr-defined]
     cls.__stored_fields__ = frozenset(stored)  # type: ignore[attr-defined]
     cls.__function_fields__ = frozenset(either)  # type: ignore[attr-defined]
     cls.__flatten__ = flatten  # type: ignore[attr-defined]
-    cls.__unflatten__ = staticmethod(code["unflatten"])  # type: ignore[attr-defined]
+    cls.__unflatten__ = staticmethod(unflatten)  # type: ignore[attr-defined]
 
 
 def _flatten_source(
-    children: list[str], static: list[str], either: list[str], optional: tuple[str, ...]
+    function: str,
+    children: list[str],
+    static: list[str],
+    either: list[str],
+    optional: tuple[str, ...],
 ) -> str:
     def child(name: str) -> str:
         place = f"fields[{name!r}]"
-        return f"None if is_function({place}) else {place}" if name in either else place
+        item = f"(keys[{name!r}], {place})" if function == "with_keys" else place
+        # A function leaves no trace among the children: None or () would be mapped by
+        # whoever takes those for leaves.
+        return (
+            f"*(() if is_function({place}) else ({item},))" if name in either else item
+        )
 
     kept = [f"fields[{name!r}]" for name in static]
     kept += [f"x if is_function(x := fields[{n!r}]) else CHILD" for n in either]
     kept += [f"fields.get({name!r}, CHILD)" for name in optional]
     return (
-        "def flatten(self):\n"
+        f"def {function}(self):\n"
         "    fields = self.__dict__\n"
         "    try:\n"
         f"        return {_tuple(map(child, children))}, {_tuple(kept)}\n"
@@ -86,11 +90,20 @@ def _unflatten_source(
     children: list[str], static: list[str], either: list[str], optional: tuple[str, ...]
 ) -> str:
     lines = ["self = new(cls)", "fields = self.__dict__"]
-    lines += [f"{_tuple(f'fields[{name!r}]' for name in children)} = children"]
     names = [f"fields[{name!r}]" for name in static]
     names += [f"static{i}" for i in range(len(either) + len(optional))]
     lines += [f"{_tuple(names)} = metadata"]
-    for i, name in enumerate([*either, *optional]):
+    if either:
+        lines += ["children = iter(children)"]
+        for name in children:
+            value = "next(children)"
+            if name in either:
+                kept = f"static{either.index(name)}"
+                value = f"{value} if {kept} is CHILD else {kept}"
+            lines += [f"fields[{name!r}] = {value}"]
+    else:
+        lines += [f"{_tuple(f'fields[{name!r}]' for name in children)} = children"]
+    for i, name in enumerate(optional, len(either)):
         lines += [f"if static{i} is not CHILD: fields[{name!r}] = static{i}"]
     lines += ["return self"]
     return "def unflatten(metadata, children):\n    " + "\n    ".join(lines) + "\n"
@@ -100,13 +113,16 @@ def _tuple(items: Any) -> str:
     return "(" + "".join(f"{item}, " for item in items) + ")"
 
 
-def _compile(source: str, cls: type) -> dict[str, Callable[..., Any]]:
+def _compile(
+    source: str, cls: type, keys: dict[str, jtu.GetAttrKey]
+) -> dict[str, Callable[..., Any]]:
     """Compiles generated code so that tracebacks and inspect can show its lines."""
     file = f"<pytree functions of {cls.__module__}.{cls.__qualname__}>"
     names: dict[str, Any] = {
         "CHILD": CHILD,
         "cls": cls,
         "is_function": is_function,
+        "keys": keys,
         "new": object.__new__,
         "unset_field": _unset_field,
     }

@@ -8,6 +8,15 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
+from ._adaptive_pool import (
+    AdaptiveAvgPool1d as AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d as AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d as AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d as AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d as AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d as AdaptiveMaxPool3d,
+    AdaptivePool as AdaptivePool,
+)
 from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
 from ._conv import (
@@ -15,6 +24,12 @@ from ._conv import (
     Conv1d as Conv1d,
     Conv2d as Conv2d,
     Conv3d as Conv3d,
+)
+from ._conv_transpose import (
+    ConvTranspose as ConvTranspose,
+    ConvTranspose1d as ConvTranspose1d,
+    ConvTranspose2d as ConvTranspose2d,
+    ConvTranspose3d as ConvTranspose3d,
 )
 from ._embedding import Embedding as Embedding
 from ._group_norm import GroupNorm as GroupNorm
@@ -32,13 +47,23 @@ from ._pool import (
     Pool as Pool,
 )
 from ._prelu import PReLU as PReLU
+from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
+from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stateful import StatefulLayer as StatefulLayer
+from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
+    "AdaptivePool",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -47,10 +72,16 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "Dropout",
     "Embedding",
+    "GRUCell",
     "GroupNorm",
     "Identity",
+    "LSTMCell",
     "Lambda",
     "LayerNorm",
     "Linear",
@@ -64,10 +95,12 @@ __all__ = [
     "RMSNorm",
     "RotaryPositionalEmbedding",
     "Sequential",
+    "Shared",
     "SpectralNorm",
     "State",
     "StateIndex",
     "StatefulLayer",
+    "WeightNorm",
     "delete_init_state",
     "inference_mode",
     "join_state",

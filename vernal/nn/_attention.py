@@ -39,8 +39,8 @@ class MultiheadAttention(Module):
     values ``(kv_length, value_size)`` to ``(query_length, output_size)``. All three are
     the same array for self-attention. Use ``jax.vmap`` for a batch.
 
-    The products of queries and keys are summed, and the softmax is taken, in at least
-    float32; the output has the dtype of the query. A query that the mask lets attend to
+    Between the projections all is computed in at least float32; the output has the
+    dtype of the query. A query that the mask lets attend to
     nothing gathers zeros, so that its output is the bias of ``output_proj``, or 0, and
     nothing is trained by it.
 
@@ -199,10 +199,12 @@ class MultiheadAttention(Module):
         )
         if process_heads is not None:
             heads = _process(self, process_heads, heads)
-        weights = _attention_weights(heads[0], heads[1], mask)
+        # Wide operands, not only a wide result: on CPU not every JAX has that product,
+        # and little is lost elsewhere, as the weights are by far the largest array.
+        q, k, v = (x.astype(compute_dtype(x.dtype)) for x in heads)
         inference = inference if deterministic is None else deterministic
-        weights = _drop(self.dropout, weights, key, inference)
-        y = _weighted_sums(weights, heads[2])
+        weights = _drop(self.dropout, _attention_weights(q, k, mask), key, inference)
+        y = jnp.einsum("hqk,khd->qhd", weights, v).astype(heads[2].dtype)
         y = y.reshape(query.shape[0], self.num_heads * self.vo_size)
         return jax.vmap(self.output_proj)(y).astype(query.dtype)
 
@@ -213,9 +215,7 @@ def _project(layer: Linear, x: Array, num_heads: int, size: int) -> Array:
 
 def _attention_weights(query: Array, key_: Array, mask: Array | None) -> Array:
     """The softmax over the keys, ``(num_heads, query_length, kv_length)``."""
-    dtype = compute_dtype(query.dtype)
-    products = jnp.einsum("qhd,khd->hqk", query, key_, preferred_element_type=dtype)
-    products = products / math.sqrt(query.shape[-1])
+    products = jnp.einsum("qhd,khd->hqk", query, key_) / math.sqrt(query.shape[-1])
     if mask is None:
         return jax.nn.softmax(products)
     # Least, not infinite: a row of -inf would have the softmax 0/0, and no `where`
@@ -233,14 +233,6 @@ def _drop(
         return dropout(weights, inference=inference)
     keys = jr.split(key, weights.shape[0])
     return jax.vmap(lambda w, k: dropout(w, key=k, inference=inference))(weights, keys)
-
-
-def _weighted_sums(weights: Array, value: Array) -> Array:
-    """Sums of values, ``(query_length, num_heads, size)``."""
-    dtype = compute_dtype(value.dtype)
-    weights = weights.astype(value.dtype)
-    y = jnp.einsum("hqk,khd->qhd", weights, value, preferred_element_type=dtype)
-    return y.astype(value.dtype)
 
 
 def _size(name: str, size: Any, default: int | None = None) -> int:

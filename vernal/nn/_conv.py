@@ -1,26 +1,30 @@
 """Convolutions."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import jax.numpy as jnp
-import jax.random as jr
-from jax import lax
 from jaxtyping import Array, Float
 
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
 from ._checks import check_shape, fail, is_size, require
-from ._init import default_dtype, uniform_fan_in
-from ._spatial import Padding, Pairs, Sizes, per_axis, per_side, spatial_names
-
-PaddingMode = Literal["ZEROS", "REFLECT", "REPLICATE", "CIRCULAR"]
-
-_PADDINGS = ("SAME", "SAME_LOWER", "VALID")
-# What each mode but ZEROS is called in `jnp.pad`.
-_PAD_MODES = {"REFLECT": "reflect", "REPLICATE": "edge", "CIRCULAR": "wrap"}
+from ._spatial import (
+    PAD_MODES,
+    Padding,
+    PaddingMode,
+    Pairs,
+    Sizes,
+    check_channels,
+    convolve,
+    draw_kernel,
+    kernel_span,
+    named_padding,
+    padding_mode_of,
+    padding_of,
+    per_axis,
+    spatial_names,
+)
 
 
 class Conv(Module):
@@ -115,25 +119,20 @@ class Conv(Module):
     ) -> None:
         name, n = type(self).__name__, num_spatial_dims
         require(is_size(n), name, "num_spatial_dims", "an int ≥ 1", n)
-        _check_channels(name, in_channels, out_channels, groups)
+        check_channels(name, in_channels, out_channels, groups)
         self.num_spatial_dims = n
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = per_axis(name, "kernel_size", kernel_size, n)
         self.stride = per_axis(name, "stride", stride, n)
-        self.padding = _padding(name, padding, n)
+        self.padding = padding_of(name, padding, n)
         self.dilation = per_axis(name, "dilation", dilation, n)
         self.groups = groups
         self.use_bias = use_bias
-        self.padding_mode = _padding_mode(name, padding_mode)
+        self.padding_mode = padding_mode_of(name, padding_mode)
 
-        weight_key, bias_key = jr.split(key)
-        dtype = default_dtype(dtype)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
-        fan_in = math.prod(shape[1:])
-        self.weight = uniform_fan_in(weight_key, shape, dtype, fan_in)
-        shape = (out_channels, *[1] * n)
-        self.bias = uniform_fan_in(bias_key, shape, dtype, fan_in) if use_bias else None
+        self.weight, self.bias = draw_kernel(key, shape, use_bias, dtype)
 
     def __call__(
         self, x: Float[Array, "in_channels *spatial"], *, key: Key | None = None
@@ -142,16 +141,14 @@ class Conv(Module):
         names = f"in_channels {spatial_names(self.num_spatial_dims)}"
         check_shape(self, x, names, in_channels=self.in_channels)
         x, padding = _pad(self, x)
-        # The primitive wants equal dtypes; this is how `@` would make them equal.
-        dtype = jnp.result_type(x, self.weight)
-        y = lax.conv_general_dilated(
-            jnp.asarray(x, dtype)[None],
-            self.weight.astype(dtype),
+        y = convolve(
+            x,
+            self.weight,
             window_strides=self.stride,
             padding=padding,
             rhs_dilation=self.dilation,
             feature_group_count=self.groups,
-        )[0]
+        )
         return y if self.bias is None else y + self.bias
 
 
@@ -284,38 +281,13 @@ class Conv3d(Conv):
         )
 
 
-def _check_channels(name: str, inputs: int, outputs: int, groups: int) -> None:
-    require(is_size(inputs), name, "in_channels", "an int ≥ 1", inputs)
-    require(is_size(outputs), name, "out_channels", "an int ≥ 1", outputs)
-    ok = is_size(groups) and inputs % groups == outputs % groups == 0
-    expected = f"an int ≥ 1 that divides in_channels = {inputs} and "
-    expected += f"out_channels = {outputs}"
-    require(ok, name, "groups", expected, groups)
-
-
-def _padding(name: str, padding: str | Padding, num_axes: int) -> str | Pairs:
-    words = '"SAME", "SAME_LOWER" or "VALID"'
-    if not isinstance(padding, str):
-        return per_side(name, padding, num_axes, or_else=f", or {words}")
-    require(padding.upper() in _PADDINGS, name, "padding", words, padding)
-    return padding.upper()
-
-
-def _padding_mode(name: str, mode: Any) -> Any:
-    ok = isinstance(mode, str) and mode.upper() in ("ZEROS", *_PAD_MODES)
-    words = '"ZEROS", "REFLECT", "REPLICATE" or "CIRCULAR"'
-    require(ok, name, "padding_mode", words, mode)
-    return mode.upper()
-
-
 def _pad(layer: Conv, x: Array) -> tuple[Array, Sequence[tuple[int, int]]]:
     """The example, and how many zeros the convolution has yet to add to it."""
     sizes = x.shape[1:]
-    both = zip(layer.kernel_size, layer.dilation, strict=True)
-    window = tuple(dilation * (kernel - 1) + 1 for kernel, dilation in both)
+    window = kernel_span(layer.kernel_size, layer.dilation)
     padding = layer.padding
     if isinstance(padding, str):
-        padding = tuple(lax.padtype_to_pads(sizes, window, layer.stride, padding))
+        padding = named_padding(padding, sizes, window, layer.stride)
     padded = tuple(n + sum(pair) for n, pair in zip(sizes, padding, strict=True))
     if any(n < span for n, span in zip(padded, window, strict=True)):
         fail(
@@ -326,6 +298,6 @@ def _pad(layer: Conv, x: Array) -> tuple[Array, Sequence[tuple[int, int]]]:
         )
     if layer.padding_mode == "ZEROS":
         return x, padding
-    mode = _PAD_MODES[layer.padding_mode]
+    mode = PAD_MODES[layer.padding_mode]
     none = [(0, 0)] * len(sizes)
     return jnp.pad(x, [(0, 0), *padding], mode=mode), none

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.random as jr
+from jax import lax
 from jaxtyping import Array
 
 from .._module.fields import field
@@ -35,11 +36,14 @@ class MLP(Module):
         use_bias: whether hidden layers have a bias.
         use_final_bias: whether the last layer has one.
         dtype: of the parameters; by default float32 (float64 in 64-bit mode).
-        scan: not available yet; must be False.
+        scan: run the hidden layers in a loop, so that the time to compile does not
+            grow with ``depth``. The numbers are the same.
         key: a PRNG key for the initial parameters.
 
     Attributes:
-        layers: the ``depth + 1`` affine maps.
+        layers: the ``depth + 1`` affine maps. With ``scan`` they are three, unless
+            ``depth`` is 0: the first, all between stacked into one whose arrays have
+            a leading axis of size ``depth - 1``, and the last.
 
     Raises:
         HyperparameterError: an argument is outside its range.
@@ -79,15 +83,23 @@ class MLP(Module):
         require(is_size(depth, 0), "MLP", "depth", "an int ≥ 0", depth)
         is_width = is_size(width_size, 0)
         require(is_width, "MLP", "width_size", "an int ≥ 0", width_size)
-        require(not scan, "MLP", "scan", "False: scanning is not available yet", scan)
-        sizes = [in_size, *[width_size] * depth, out_size]
-        biases = [*[use_bias] * depth, use_final_bias]
-        self.layers = tuple(
-            Linear(n, m, bias, dtype, key=k)
-            for n, m, bias, k in zip(
-                sizes, sizes[1:], biases, jr.split(key, depth + 1), strict=False
+
+        def linear(n: Size, m: Size, bias: bool, key: Key) -> Linear:
+            return Linear(n, m, bias, dtype, key=key)
+
+        def hidden(key: Key) -> Linear:
+            return linear(width_size, width_size, use_bias, key)
+
+        keys = jr.split(key, depth + 1)
+        if depth == 0:
+            self.layers = (linear(in_size, out_size, use_final_bias, keys[0]),)
+        else:
+            between = keys[1:-1]
+            self.layers = (
+                linear(in_size, width_size, use_bias, keys[0]),
+                *([jax.vmap(hidden)(between)] if scan else map(hidden, between)),
+                linear(width_size, out_size, use_final_bias, keys[-1]),
             )
-        )
         self.activation = activation
         self.final_activation = final_activation
         self.use_bias = use_bias
@@ -100,6 +112,15 @@ class MLP(Module):
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
         """Applies the layers to one example ``(in_size,)``; ``key`` is not used."""
-        for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
-        return self.final_activation(self.layers[-1](x))
+
+        def step(x: Array, layer: Linear) -> tuple[Array, None]:
+            return self.activation(layer(x)), None
+
+        *hidden, last = self.layers
+        if self.scan and hidden:
+            first, stacked = hidden
+            x, _ = lax.scan(step, step(x, first)[0], stacked)
+        else:
+            for layer in hidden:
+                x, _ = step(x, layer)
+        return self.final_activation(last(x))

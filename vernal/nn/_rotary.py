@@ -97,7 +97,7 @@ class RotaryPositionalEmbedding(Module):
             Two arrays ``(end, embedding_size / 2)``.
         """
         pairs = np.arange(0, embedding_size, 2, dtype=np.float64)
-        frequencies = float(theta) ** (-pairs / max(embedding_size, 1))
+        frequencies = float(theta) ** (-pairs / embedding_size)
         # A position is a multiple of `step` and a rest. NumPy knows the angles of both
         # in float64; the theorem of addition makes of these two short tables the
         # long one, which would be too large for a constant of the compiled program.

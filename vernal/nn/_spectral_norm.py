@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
-from .._tree.filters import is_inexact_array
-from .._tree.surgery import tree_at
 from ..typing import Key
 from ._checks import check_state, is_number, is_size, require
+from ._named_weight import check_weight, with_weight
 from ._numerics import compute_dtype, power_iteration
 from ._stateful import StatefulLayer
 
@@ -80,7 +79,8 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         *,
         key: Key,
     ) -> None:
-        _check_arguments(layer, weight_name, num_power_iterations, eps)
+        check_weight("SpectralNorm", layer, weight_name, ndim=2)
+        _check_numbers(num_power_iterations, eps)
         self.layer = layer
         self.weight_name = weight_name
         self.num_power_iterations = num_power_iterations
@@ -126,10 +126,8 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         product = jnp.matmul(matrix, v, precision="highest")
         sigma = jnp.vdot(u, product, precision="highest")
         normalized = matrix / jnp.where(sigma == 0, 1, sigma)
-        weight = getattr(self.layer, self.weight_name)
-        normalized = normalized.reshape(weight.shape).astype(weight.dtype)
-        layer = tree_at(lambda m: getattr(m, self.weight_name), self.layer, normalized)
-        return layer(x), state
+        normalized = normalized.reshape(getattr(self.layer, self.weight_name).shape)
+        return with_weight(self.layer, self.weight_name, normalized)(x), state
 
     def _matrix(self) -> Float[Array, "rows columns"]:
         weight = getattr(self.layer, self.weight_name)
@@ -137,16 +135,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         return weight.reshape(weight.shape[0], -1).astype(dtype)
 
 
-def _check_arguments(layer: Any, weight_name: Any, steps: Any, eps: Any) -> None:
-    def check(ok: bool, name: str, expected: str, got: Any) -> None:
-        require(ok, "SpectralNorm", name, expected, got)
-
-    check(callable(layer), "layer", "a callable layer", layer)
-    is_text = isinstance(weight_name, str)
-    weight: Any = getattr(layer, weight_name, None) if is_text else None
-    is_matrix = is_inexact_array(weight) and weight.ndim >= 2
-    is_real = is_matrix and jnp.issubdtype(weight.dtype, jnp.floating)
-    expected = f"an attribute of {type(layer).__name__}, a real array with ≥ 2 axes"
-    check(is_real, "weight_name", expected, weight_name)
-    check(is_size(steps, 0), "num_power_iterations", "an int ≥ 0", steps)
-    check(is_number(eps), "eps", "a number ≥ 0", eps)
+def _check_numbers(steps: Any, eps: Any) -> None:
+    is_count = is_size(steps, 0)
+    require(is_count, "SpectralNorm", "num_power_iterations", "an int ≥ 0", steps)
+    require(is_number(eps), "SpectralNorm", "eps", "a number ≥ 0", eps)
