@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vernal._compat import CALLBACK_LOGGER, identity_primitive, is_symbolic_zero
+from vernal._compat import (
+    CALLBACK_LOGGER,
+    identity_primitive,
+    is_symbolic_zero,
+    run_jaxpr,
+)
 
 
 def test_the_logger_of_callbacks(caplog):
@@ -55,3 +60,11 @@ def test_each_transformation_asks_its_rule():
         asked.clear()
         transform(x)
         assert asked == want
+
+
+def test_run_jaxpr():
+    """A jaxpr runs on constants and arguments, and gives a flat list of results."""
+    shift = jnp.array([1.0, 2.0])
+    closed = jax.make_jaxpr(lambda x, y: {"b": x + shift, "a": y})(shift, 1.0)
+    a, b = run_jaxpr(closed.jaxpr, [10 * shift], shift, 3.0)
+    assert float(a) == 3.0 and b.tolist() == [11.0, 22.0]

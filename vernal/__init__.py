@@ -24,16 +24,34 @@ from ._serialisation.trees import (
     tree_deserialise_leaves as tree_deserialise_leaves,
     tree_serialise_leaves as tree_serialise_leaves,
 )
+from ._transform.axes import if_array as if_array
+from ._transform.boundary import (
+    filter_pure_callback as filter_pure_callback,
+    filter_shard as filter_shard,
+)
+from ._transform.custom import (
+    filter_custom_jvp as filter_custom_jvp,
+    filter_custom_vjp as filter_custom_vjp,
+)
 from ._transform.grad import (
     filter_grad as filter_grad,
     filter_value_and_grad as filter_value_and_grad,
 )
+from ._transform.jacobian import (
+    filter_hessian as filter_hessian,
+    filter_jacfwd as filter_jacfwd,
+    filter_jacrev as filter_jacrev,
+)
 from ._transform.jit import clear_caches as clear_caches, filter_jit as filter_jit
+from ._transform.pmap import filter_pmap as filter_pmap
+from ._transform.products import filter_jvp as filter_jvp, filter_vjp as filter_vjp
+from ._transform.remat import filter_checkpoint as filter_checkpoint
 from ._transform.trace import (
+    filter_closure_convert as filter_closure_convert,
     filter_eval_shape as filter_eval_shape,
     filter_make_jaxpr as filter_make_jaxpr,
 )
-from ._transform.vmap import filter_vmap as filter_vmap, if_array as if_array
+from ._transform.vmap import filter_vmap as filter_vmap
 from ._tree.check import (
     tree_check as tree_check,
     tree_flatten_one_level as tree_flatten_one_level,
@@ -75,11 +93,23 @@ __all__ = [
     "errors",
     "field",
     "filter",
+    "filter_checkpoint",
+    "filter_closure_convert",
+    "filter_custom_jvp",
+    "filter_custom_vjp",
     "filter_eval_shape",
     "filter_grad",
+    "filter_hessian",
+    "filter_jacfwd",
+    "filter_jacrev",
     "filter_jit",
+    "filter_jvp",
     "filter_make_jaxpr",
+    "filter_pmap",
+    "filter_pure_callback",
+    "filter_shard",
     "filter_value_and_grad",
+    "filter_vjp",
     "filter_vmap",
     "if_array",
     "is_array",

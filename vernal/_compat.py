@@ -6,7 +6,7 @@ Each entry says why it is here, for which versions, and when it can go.
 from collections.abc import Callable
 from typing import Any
 
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 # The logger to which JAX reports an exception in a callback before it raises it again.
@@ -46,3 +46,12 @@ def identity_primitive(name: str, rules: dict[str, Callable[..., Any]]) -> Primi
 def is_symbolic_zero(tangent: Any) -> bool:
     """Whether a tangent or cotangent in a rule of a primitive is known to be zero."""
     return isinstance(tangent, ad.Zero)
+
+
+# `jax.make_jaxpr` returns jaxprs, and nothing in `jax` itself takes them back; JAX
+# 0.7.2 to 0.10. It can go when jaxprs are callable.
+
+
+def run_jaxpr(jaxpr: Any, consts: list[Any], *args: Any) -> list[Any]:
+    """Runs a jaxpr on its constants and flat arguments."""
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*args)

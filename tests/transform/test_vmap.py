@@ -194,15 +194,6 @@ def test_nested():
     assert f(x3, jnp.arange(4.0)).shape == (3, 4)
 
 
-def test_if_array():
-    """It is a value that gives its axis for arrays and None for other leaves."""
-    assert vn.if_array(2) == vn.if_array(axis=2) != vn.if_array(1)
-    assert hash(vn.if_array(2)) == hash(vn.if_array(2))
-    for array in (x3, np.ones(2), np.float32(1), jax.random.key(0)):
-        assert vn.if_array(2)(array) == 2
-    assert vn.if_array(2)(1.0) is None and vn.if_array(2).axis == 2
-
-
 def test_no_axis_to_map_over():
     """Results to be stacked, and nothing that says how often, are refused."""
     with refuses(TransformError, "no axis to map over", "axis_size=", "out_axes=None"):

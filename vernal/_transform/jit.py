@@ -136,7 +136,7 @@ def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | 
     return sum(is_array[:start]), sum(is_array[:stop])
 
 
-class _Cache(dict[Layout, _Compiled]):
+class Cache(dict[Any, Any]):
     """The compiled functions of one wrapper; compared by identity."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -146,10 +146,10 @@ class _Cache(dict[Layout, _Compiled]):
         _caches.add(self)
 
     def __reduce__(self) -> Any:
-        return _Cache, ()  # copies compile for themselves
+        return Cache, ()  # copies compile for themselves
 
 
-_caches: weakref.WeakSet[_Cache] = weakref.WeakSet()
+_caches: weakref.WeakSet[Cache] = weakref.WeakSet()
 
 
 def clear_caches() -> None:
@@ -168,7 +168,7 @@ def clear_caches() -> None:
 class _JitWrapper(Wrapper):
     donate: str = field(static=True)
     options: tuple[tuple[str, Any], ...] = field(static=True)
-    cache: _Cache = field(static=True, repr=False)
+    cache: Cache = field(static=True, repr=False)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         compiled, arrays = _lookup(self, args, kwargs)
@@ -306,4 +306,4 @@ def filter_jit(
         return functools.partial(filter_jit, donate=donate, **jitkwargs)
     check_callable("filter_jit", fun)
     options = tuple(jitkwargs.items())
-    return module_update_wrapper(_JitWrapper(fun, donate, options, _Cache()))
+    return module_update_wrapper(_JitWrapper(fun, donate, options, Cache()))

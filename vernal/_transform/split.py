@@ -103,7 +103,7 @@ def reveal(arrays: PyTree, hidden: Hidden) -> PyTree:
     return combine(arrays, hidden.values)
 
 
-def unhashable(tree: PyTree) -> TransformError:
+def unhashable(tree: PyTree, name: str = "filter_jit") -> TransformError:
     """Explains which leaf keeps a tree from being used as a cache key."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         try:
@@ -111,7 +111,7 @@ def unhashable(tree: PyTree) -> TransformError:
         except TypeError:
             return TransformError(
                 report(
-                    "filter_jit: a leaf is neither an array nor hashable.",
+                    f"{name}: a leaf is neither an array nor hashable.",
                     expected="arrays, which are traced, or hashable values",
                     got=f"{type(leaf).__name__} at {path_text(path)}",
                     fix="make it an array, or close over it",
@@ -119,7 +119,7 @@ def unhashable(tree: PyTree) -> TransformError:
             )
     return TransformError(
         report(
-            "filter_jit: a static field of a Module is not hashable.",
+            f"{name}: a static field of a Module is not hashable.",
             expected="static fields that can be hashed and compared",
             fix="store a tuple in place of a list, or drop `static=True`",
         )

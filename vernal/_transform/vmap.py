@@ -1,8 +1,6 @@
 """``filter_vmap``: ``jax.vmap`` for functions of arbitrary pytrees."""
 
-import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Hashable
 from typing import Any, overload
 
@@ -11,30 +9,13 @@ import jax.numpy as jnp
 
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
-from .._tree.filters import combine, is_array, partition
-from ..errors import TransformError, report, short
+from .._tree.filters import combine, partition
+from ..errors import TransformError, report
 from ..typing import AxisSpec, PyTree
+from .axes import if_array, per_argument, per_leaf
 from .split import Hidden, hide, reveal
+from .vectors import is_none
 from .wrapper import Wrapper, check_callable
-
-
-@dataclasses.dataclass(frozen=True)
-class if_array:
-    """An axis specification: this axis for arrays, None for everything else.
-
-    Attributes:
-        axis: the axis to map, an integer.
-
-    >>> import jax.numpy as jnp
-    >>> if_array(1)(jnp.ones((2, 3))), if_array(1)("text")
-    (1, None)
-    """
-
-    axis: int
-
-    def __call__(self, x: Any) -> int | None:
-        """Returns ``axis`` for an array, else None."""
-        return self.axis if is_array(x) else None
 
 
 class _VmapWrapper(Wrapper):
@@ -43,19 +24,19 @@ class _VmapWrapper(Wrapper):
     options: tuple[tuple[str, Any], ...] = field(static=True)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        in_axes = _per_argument(self.fun, self.in_axes, args)
+        in_axes = per_argument("filter_vmap", self.fun, self.in_axes, args)
         axes = (
-            _per_leaf(in_axes, args, "in_axes"),
-            _per_leaf(if_array(0), kwargs, "in_axes"),
+            per_leaf("filter_vmap: `in_axes`", in_axes, args),
+            per_leaf("filter_vmap: `in_axes`", if_array(0), kwargs),
         )
-        is_mapped = jax.tree.map(lambda a: a is not None, axes, is_leaf=_is_none)
+        is_mapped = jax.tree.map(lambda a: a is not None, axes, is_leaf=is_none)
         mapped, fixed = partition((args, kwargs), is_mapped)
 
         def one(mapped: Any) -> Any:
             args, kwargs = combine(mapped, fixed)
             out = self.fun(*args, **kwargs)
-            axes = _per_leaf(self.out_axes, out, "out_axes")
-            is_mapped = jax.tree.map(lambda a: a is not None, axes, is_leaf=_is_none)
+            axes = per_leaf("filter_vmap: `out_axes`", self.out_axes, out)
+            is_mapped = jax.tree.map(lambda a: a is not None, axes, is_leaf=is_none)
             mapped_out, rest = partition(out, is_mapped)
             return mapped_out, hide(rest), Hidden(axes)
 
@@ -68,10 +49,6 @@ class _VmapWrapper(Wrapper):
             lambda x, axis: jnp.moveaxis(x, 0, axis), mapped_out, axes_out.values
         )
         return combine(moved, reveal(*rest))
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
 
 
 def _no_axis(out: Any) -> Any:
@@ -87,67 +64,6 @@ def _no_axis(out: Any) -> Any:
             )
         )
     return reveal(*rest)
-
-
-def _per_argument(fun: Any, in_axes: Any, args: tuple[Any, ...]) -> Any:
-    """Turns axes given by argument name into axes by position."""
-    if not isinstance(in_axes, dict):
-        return tuple(in_axes) if isinstance(in_axes, list) else in_axes
-    names = list(inspect.signature(fun).parameters)
-    unknown = set(in_axes) - set(names[: len(args)])
-    if unknown:
-        raise TransformError(
-            report(
-                "filter_vmap: `in_axes` names arguments that were not passed.",
-                expected=f"among {names[: len(args)]}",
-                got=f"{sorted(unknown)}",
-                fix="pass them by position, or leave them out of `in_axes`",
-            )
-        )
-    passed = zip(args, names, strict=False)
-    return tuple(in_axes.get(name, if_array(0)) for _, name in passed)
-
-
-def _per_leaf(spec: Any, tree: PyTree, name: str) -> PyTree:
-    """Broadcasts a prefix of axis specifications to one axis per leaf."""
-
-    def decide(axis: Any, subtree: PyTree) -> PyTree:
-        if _is_axis(axis):
-            return jax.tree.map(lambda _: axis, subtree)
-        if not callable(axis):
-            raise _no_such_axis(name, axis)
-        axes = jax.tree.map(axis, subtree)
-        for found in jax.tree.leaves(axes, is_leaf=_is_none):
-            if not _is_axis(found):
-                raise _no_such_axis(name, found)
-        return axes
-
-    try:
-        return jax.tree.map(decide, spec, tree, is_leaf=_is_none)
-    except TransformError:
-        raise
-    except ValueError as error:
-        raise TransformError(
-            report(
-                f"filter_vmap: the structure of `{name}` does not fit.",
-                expected="a tree that is a prefix of the arguments or of the result",
-                got=short(str(error), 200),
-            )
-        ) from None
-
-
-def _is_axis(x: Any) -> bool:
-    return x is None or isinstance(x, int)
-
-
-def _no_such_axis(name: str, axis: Any) -> TransformError:
-    return TransformError(
-        report(
-            f"filter_vmap: `{name}` has a leaf that is no axis.",
-            expected="None, an int, or a function from leaf to one of these",
-            got=f"{short(repr(axis))} of type {type(axis).__name__}",
-        )
-    )
 
 
 @overload
