@@ -66,8 +66,9 @@ def find(module: str, path: str) -> Any:
     """The object of this name; UNSET if there is none. Fields count as attributes."""
     found: Any = importlib.import_module(module)
     for name in path.split("."):
-        if not hasattr(found, name) and name in getattr(found, "__fields__", {}):
-            return found.__fields__[name]
+        fields = getattr(found, "__dataclass_fields__", {})
+        if not hasattr(found, name) and name in fields:
+            return fields[name]
         found = getattr(found, name, UNSET)
         if found is UNSET:
             return UNSET
