@@ -203,10 +203,10 @@ class MultiheadAttention(Module):
             heads = _process(self, process_heads, heads)
         # Wide operands, not only a wide result: on CPU not every JAX has that product,
         # and little is lost elsewhere, as the weights are by far the largest array.
-        wide = (x.astype(compute_dtype(x.dtype)) for x in heads)
+        q, k, v = (x.astype(compute_dtype(x.dtype)) for x in heads)
         inference = inference if deterministic is None else deterministic
         drop = functools.partial(_drop, self.dropout, key=key, inference=inference)
-        y = _attend(*wide, mask, drop).astype(heads[2].dtype)
+        y = _attend(q, k, v, mask, drop).astype(heads[2].dtype)
         y = y.reshape(query.shape[0], self.num_heads * self.vo_size)
         return jax.vmap(self.output_proj)(y).astype(query.dtype)
 
