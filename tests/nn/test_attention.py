@@ -364,6 +364,8 @@ def test_empty_sequences(n: int, m: int) -> None:
     layer = nn.MultiheadAttention(2, 4, use_output_bias=True, key=jr.key(0))
     y = layer(jnp.ones((n, 4)), jnp.ones((m, 4)), jnp.ones((m, 4)))
     assert y.shape == (n, 4)
+    masked = layer(*(jnp.ones((i, 4)) for i in (n, m, m)), jnp.ones((n, m), bool))
+    assert jnp.array_equal(y, masked)
     if m == 0:
         assert jnp.array_equal(y, jnp.broadcast_to(layer.output_proj.bias, (n, 4)))
 

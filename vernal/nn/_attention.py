@@ -1,5 +1,6 @@
 """Attention with several heads."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._module.fields import field
@@ -203,8 +205,8 @@ class MultiheadAttention(Module):
         # and little is lost elsewhere, as the weights are by far the largest array.
         q, k, v = (x.astype(compute_dtype(x.dtype)) for x in heads)
         inference = inference if deterministic is None else deterministic
-        weights = _drop(self.dropout, _attention_weights(q, k, mask), key, inference)
-        y = jnp.einsum("hqk,khd->qhd", weights, v).astype(heads[2].dtype)
+        drop = functools.partial(_drop, self.dropout, key=key, inference=inference)
+        y = _attend(q, k, v, mask, drop).astype(heads[2].dtype)
         y = y.reshape(query.shape[0], self.num_heads * self.vo_size)
         return jax.vmap(self.output_proj)(y).astype(query.dtype)
 
@@ -213,16 +215,31 @@ def _project(layer: Linear, x: Array, num_heads: int, size: int) -> Array:
     return jax.vmap(layer)(x).reshape(x.shape[0], num_heads, size)
 
 
-def _attention_weights(query: Array, key_: Array, mask: Array | None) -> Array:
-    """The softmax over the keys, ``(num_heads, query_length, kv_length)``."""
-    products = jnp.einsum("qhd,khd->hqk", query, key_) / math.sqrt(query.shape[-1])
-    if mask is None:
-        return jax.nn.softmax(products)
+def _attend(
+    query: Array,
+    key_: Array,
+    value: Array,
+    mask: Array | None,
+    drop: Callable[[Array], Array],
+) -> Array:
+    """What each head gathers, ``(query_length, num_heads, size)``."""
+    query = query / math.sqrt(query.shape[-1])
+    products = jnp.einsum("qhd,khd->hqk", query, key_)
     # Least, not infinite: a row of -inf would have the softmax 0/0, and no `where`
     # after it keeps that NaN out of the gradient.
-    mask = jnp.broadcast_to(mask, products.shape)
-    products = jnp.where(mask, products, np.finfo(products.dtype).min)
-    return jnp.where(mask, jax.nn.softmax(products), 0)
+    least = np.finfo(products.dtype).min
+    if mask is not None:
+        products = jnp.where(jnp.broadcast_to(mask, products.shape), products, least)
+    y = jnp.einsum("hqk,khd->qhd", drop(jax.nn.softmax(products)), value)
+    if mask is None:
+        return y
+    # A row without keys now has equal weights. To clear those would be one more array
+    # of their size to keep. Nor is `mask` asked which rows these are: XLA takes
+    # seconds to reduce it at compile time, if it is a constant.
+    largest = jnp.max(
+        lax.stop_gradient(products), axis=-1, keepdims=True, initial=least
+    )
+    return jnp.where((largest == least).swapaxes(0, 1), 0, y)
 
 
 def _drop(

@@ -37,8 +37,8 @@ class RotaryPositionalEmbedding(Module):
 
     Arguments:
         embedding_size: channels of the input; even.
-        theta: how slow the slowest rotation is, greater than 0; the last pair turns
-            once in about 2πθ positions.
+        theta: how slow the slowest rotation is, greater than 0: the last pair turns
+            once in 2πθ / θ^(2/n) positions.
         dtype: of the sines and cosines.
 
     Raises:
