@@ -40,15 +40,21 @@ GOOD = {"query": jnp.ones((2, 4)), "key_": jnp.ones((3, 5)), "value": jnp.ones((
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"query": jnp.ones((2, 5))}, ["(query_length, query_size)", "(2, 5)"]),
+        (
+            {"query": jnp.ones((2, 5))},
+            ["the query has", "(query_length, query_size)", "(2, 5)"],
+        ),
         ({"query": jnp.ones(4)}, ["query_length", "(4,)"]),
         ({"query": jnp.ones((7, 2, 4))}, ["jax.vmap(layer)"]),
-        ({"query": jnp.ones((2, 4), int)}, ["int32"]),
+        ({"query": jnp.ones((2, 4), int)}, ["the query is", "int32"]),
         ({"query": jnp.ones((2, 4), complex)}, ["complex64"]),
-        ({"query": [[1.0] * 4]}, ["list"]),
-        ({"key_": jnp.ones((3, 4))}, ["(kv_length, key_size) with key_size = 5"]),
+        ({"query": [[1.0] * 4]}, ["the query is", "list"]),
+        (
+            {"key_": jnp.ones((3, 4))},
+            ["the key has", "(kv_length, key_size) with key_size = 5"],
+        ),
         ({"key_": jnp.ones((4, 5))}, ["as many values as keys", "(4, 6)", "(3, 6)"]),
-        ({"value": jnp.ones((3, 5))}, ["value_size = 6"]),
+        ({"value": jnp.ones((3, 5))}, ["the value has", "value_size = 6"]),
         ({"mask": jnp.ones((3, 2), bool)}, ["(2, 3)", "(1, 2, 3)", "got:      (3, 2)"]),
         ({"mask": jnp.ones((2, 2, 3), bool)}, ["(2, 2, 3)"]),
         ({"mask": jnp.ones(3, bool)}, ["(3,)"]),

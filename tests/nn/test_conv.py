@@ -419,7 +419,7 @@ def test_bad_argument_messages(options: dict[str, Any], message: str) -> None:
             "Conv2d: the input is not an array.\n"
             "  expected: a JAX or NumPy array\n"
             "  got:      list\n"
-            "  fix:      layer(jnp.asarray(x))",
+            "  fix:      convert it with jnp.asarray",
         ),
     ],
     ids=["batch", "channels", "small", "list"],

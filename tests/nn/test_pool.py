@@ -339,7 +339,7 @@ def test_bad_argument_message() -> None:
             "the input is not an array.\n"
             "  expected: a JAX or NumPy array\n"
             "  got:      float\n"
-            "  fix:      layer(jnp.asarray(x))",
+            "  fix:      convert it with jnp.asarray",
         ),
     ],
     ids=["batch", "rank", "small", "number"],

@@ -218,10 +218,10 @@ def test_bad_arguments(name: str, argument: str, value: Any) -> None:
     [
         (jnp.ones(4), jnp.ones(4), ["(input_size,) with input_size = 3", "(4,)"]),
         (jnp.ones((5, 3)), jnp.ones(4), ["(5, 3)", "jax.vmap(layer)"]),
-        (jnp.ones(3), jnp.ones(3), ["(hidden_size,) with hidden_size = 4", "(3,)"]),
+        (jnp.ones(3), jnp.ones(3), ["hidden state", "hidden_size = 4", "(3,)"]),
         (jnp.ones(3), jnp.ones((5, 4)), ["(5, 4)", "jax.vmap(layer)"]),
-        (jnp.ones(3), jnp.ones(4, int), ["int32", "jnp.zeros(4)"]),
-        (jnp.ones(3), [1.0] * 4, ["list"]),
+        (jnp.ones(3), jnp.ones(4, int), ["hidden state", "int32", "jnp.zeros(4)"]),
+        (jnp.ones(3), [1.0] * 4, ["hidden state", "list"]),
     ],
 )
 def test_bad_inputs(name: str, x: Any, part: Any, words: list[str]) -> None:

@@ -99,6 +99,27 @@ def test_dropout_older_name() -> None:
     assert jnp.array_equal(y, jnp.zeros(5))
 
 
+def test_local_functions_are_compared_by_value() -> None:
+    """Two Lambdas, or MLPs, of the same local function are equal and compile once."""
+
+    def make() -> Any:
+        return nn.Lambda(lambda x: 2 * x), nn.MLP(
+            2, 2, 4, 1, lambda x: x**2, lambda x: -x, key=jr.key(0)
+        )
+
+    traces = []
+
+    @jax.jit
+    def run(pair: Any, x: Any) -> Any:
+        traces.append(None)
+        return pair[1](pair[0](x))
+
+    assert make() == make()
+    x = jnp.ones(2)
+    assert jnp.array_equal(run(make(), x), run(make(), x)) and len(traces) == 1
+    assert jax.tree.map(jnp.add, make(), make())[0](3) == 6
+
+
 def test_dropout_has_no_leaves() -> None:
     """Rate and mode are static, and compared by value."""
     assert jax.tree.leaves(nn.Dropout(0.5)) == []

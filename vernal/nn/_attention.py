@@ -263,10 +263,11 @@ def _size(name: str, size: Any, default: int | None = None) -> int:
 def _check_inputs(layer: MultiheadAttention, query: Any, key_: Any, value: Any) -> None:
     names = ("query", "key", "value")
     for name, x in zip(names, (query, key_, value), strict=True):
-        check_floating(layer, x)
+        check_floating(layer, x, name)
         size = f"{name}_size"
         length = "query_length" if name == "query" else "kv_length"
-        check_shape(layer, x, f"{length} {size}", **{size: getattr(layer, size)})
+        sizes = {size: getattr(layer, size)}
+        check_shape(layer, x, f"{length} {size}", what=name, **sizes)
     if key_.shape[0] != value.shape[0]:
         fail(
             layer,

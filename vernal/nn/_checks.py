@@ -48,32 +48,34 @@ def is_number(x: Any, minimum: float = 0.0, maximum: float = math.inf) -> bool:
     return is_real and math.isfinite(x) and bool(minimum <= x <= maximum)
 
 
-def check_array(layer: Module, x: Any) -> None:
+def check_array(layer: Module, x: Any, what: str = "input") -> None:
     """Refuses what is not an array of real floating or other numbers."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         fail(
             layer,
-            "the input is not an array",
+            f"the {what} is not an array",
             expected="a JAX or NumPy array",
             got=f"{type(x).__name__}",
-            fix="layer(jnp.asarray(x))",
+            fix="convert it with jnp.asarray",
         )
 
 
-def check_floating(layer: Module, x: Any) -> None:
+def check_floating(layer: Module, x: Any, what: str = "input") -> None:
     """Refuses inputs whose moments are not real numbers."""
-    check_array(layer, x)
+    check_array(layer, x, what)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         fail(
             layer,
-            "the input is not real floating-point",
+            f"the {what} is not real floating-point",
             expected="float16, bfloat16, float32 or float64",
             got=f"{x.dtype}",
             fix="x.astype(jnp.float32)",
         )
 
 
-def check_shape(layer: Module, x: Any, dims: str, **sizes: int) -> None:
+def check_shape(
+    layer: Module, x: Any, dims: str, *, what: str = "input", **sizes: int
+) -> None:
     """Refuses an input whose shape does not match a pattern of named axes.
 
     Arguments:
@@ -81,12 +83,13 @@ def check_shape(layer: Module, x: Any, dims: str, **sizes: int) -> None:
         x: the input.
         dims: names of the axes, as ``"channels height width"``; a closing ``...``
             stands for any number of further axes.
+        what: which argument it is, where there are several.
         **sizes: the sizes that named axes must have.
 
     Raises:
         InputError: with layer, path, expected and given shape, and the likely fix.
     """
-    check_array(layer, x)
+    check_array(layer, x, what)
     names = dims.split()
     is_open = names[-1:] == ["..."]
     fixed = names[:-1] if is_open else names
@@ -102,7 +105,7 @@ def check_shape(layer: Module, x: Any, dims: str, **sizes: int) -> None:
     )
     fail(
         layer,
-        "the input has the wrong shape",
+        f"the {what} has the wrong shape",
         expected=f"{shape}{' with ' + given if given else ''}",
         got=f"{tuple(x.shape)}, {x.dtype}",
         fix="layers take one example; for a batch use jax.vmap(layer)"

@@ -8,6 +8,7 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array
 
+from .._module.by_value import by_value
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
@@ -55,8 +56,10 @@ class MLP(Module):
     """
 
     layers: tuple[Linear, ...]
-    activation: Callable[[Any], Any] = field(static="if_function")
-    final_activation: Callable[[Any], Any] = field(static="if_function")
+    activation: Callable[[Any], Any] = field(static="if_function", converter=by_value)
+    final_activation: Callable[[Any], Any] = field(
+        static="if_function", converter=by_value
+    )
     use_bias: bool = field(static=True)
     use_final_bias: bool = field(static=True)
     in_size: Size = field(static=True)

@@ -234,7 +234,7 @@ def _check_sizes(cell: str, input_size: int, hidden_size: int) -> None:
 
 def _check_hidden(cell: GRUCell | LSTMCell, hidden: Any) -> None:
     # The new hidden state has this dtype, which so must be able to hold it.
-    check_array(cell, hidden)
+    check_array(cell, hidden, "hidden state")
     if not is_inexact_array(hidden):
         fail(
             cell,
@@ -243,7 +243,8 @@ def _check_hidden(cell: GRUCell | LSTMCell, hidden: Any) -> None:
             got=f"{hidden.dtype}",
             fix=f"start from jnp.zeros({cell.hidden_size})",
         )
-    check_shape(cell, hidden, "hidden_size", hidden_size=cell.hidden_size)
+    sizes = {"hidden_size": cell.hidden_size}
+    check_shape(cell, hidden, "hidden_size", what="hidden state", **sizes)
 
 
 def _affine(weight: Array, x: Array, bias: Array | None) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array
 
+from .._module.by_value import by_value
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import Key
@@ -41,7 +42,7 @@ class Lambda(Module):
     Array([0., 1.], dtype=float32)
     """
 
-    fn: Callable[[Any], Any] = field(static="if_function")
+    fn: Callable[[Any], Any] = field(static="if_function", converter=by_value)
 
     def __init__(self, fn: Callable[[Any], Any]) -> None:
         require(callable(fn), "Lambda", "fn", "a function of one array", fn)
