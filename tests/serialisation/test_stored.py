@@ -109,6 +109,20 @@ LAYERS: dict[str, Any] = {
     "dropout": lambda nn, x: nn.Dropout(0.25 if x else 0.5, inference=x),
     "max": lambda nn, x: nn.MaxPool2d(3),
     "average": lambda nn, x: nn.AvgPool2d(3),
+    "adaptive": lambda nn, x: nn.AdaptiveAvgPool1d(3),
+    "transposed": lambda nn, x: nn.ConvTranspose2d(2, 3, 3, key=KEY),
+    "attention": lambda nn, x: nn.MultiheadAttention(
+        2, 4, use_value_bias=True, dropout_p=0.25 if x else 0.5, key=KEY
+    ),
+    "rotary": lambda nn, x: nn.RotaryPositionalEmbedding(4),
+    "embedding": lambda nn, x: nn.Embedding(5, 3, key=KEY),
+    "GRU": lambda nn, x: nn.GRUCell(2, 3, key=KEY),
+    "LSTM": lambda nn, x: nn.LSTMCell(2, 3, use_bias=False, key=KEY),
+    "weight norm": lambda nn, x: nn.WeightNorm(nn.Linear(2, 3, key=KEY)),
+    "scanned": lambda nn, x: nn.MLP(2, 3, 4, 3, scan=True, key=KEY),
+    "norms": lambda nn, x: [nn.LayerNorm(3), nn.RMSNorm(3), nn.GroupNorm(1, 3)],
+    "convolution": lambda nn, x: nn.Conv1d(2, 3, 3, key=KEY),
+    "slopes": lambda nn, x: nn.PReLU(0.5 if x else 0.25),
     "sequential": lambda nn, x: nn.Sequential(
         [nn.Linear(3, 3, key=KEY), nn.Lambda(jnp.tanh), nn.Dropout(0.5, x)]
     ),

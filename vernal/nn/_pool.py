@@ -40,6 +40,8 @@ class Pool(Module):
     Reverse-mode differentiation works for ``jax.lax.add`` with init 0, and for
     ``jax.lax.max`` and ``jax.lax.min`` with init ∓∞. JAX knows no gradient of others.
 
+    Flax's pools are functions, and have the channels last.
+
     Arguments:
         init: the value to start from: a number that, combined with another, leaves that
             one unchanged. It is converted to the dtype of the input; for integers, ∓∞

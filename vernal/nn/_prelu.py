@@ -25,7 +25,8 @@ class PReLU(Module):
     Reference: He, Zhang, Ren and Sun, *Delving Deep into Rectifiers: Surpassing
     Human-Level Performance on ImageNet Classification*, 2015, arXiv:1502.01852. PyTorch
     lines up several slopes with the channels; here NumPy's rules hold, so that one
-    slope for each of 8 channels of an image has the shape ``(8, 1, 1)``.
+    slope for each of 8 channels of an image has the shape ``(8, 1, 1)``. Flax has one
+    slope, which starts at 0.01.
 
     Arguments:
         init_alpha: the initial slope: a number, or a floating-point array of a shape

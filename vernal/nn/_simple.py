@@ -56,7 +56,8 @@ class Lambda(Module):
 class Dropout(Module):
     r"""Sets elements to zero with probability p, and scales the others by 1/(1-p).
 
-    In inference it passes its input on unchanged. For ``p = 1`` the output is zero.
+    In inference it passes its input on unchanged. For ``p = 1`` the output is zero. As
+    in PyTorch and Flax, but the key is an argument; Flax calls p ``rate``.
 
     Reference: Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting*, 2014, JMLR 15.

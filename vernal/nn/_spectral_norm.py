@@ -34,7 +34,8 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
 
     Reference: Miyato, Kataoka, Koyama and Yoshida, *Spectral Normalization for
     Generative Adversarial Networks*, 2018, arXiv:1802.05957. As in PyTorch, 15
-    iterations run at construction.
+    iterations run at construction. Flax runs none, normalizes all kernels of a layer,
+    and keeps σ beside u.
 
     Arguments:
         layer: the layer to wrap, called as ``layer(x)``.
