@@ -67,6 +67,15 @@ def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
 
 
+def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
+    def block(key: Any) -> nn.Sequential:
+        linear = nn.Linear(3, 3, dtype=dtype, key=key)
+        norm = nn.BatchNorm(3, "batch", dtype=dtype)
+        return nn.Sequential([linear, norm, jax.nn.tanh])
+
+    return nn.Stack(block, 2, key=key)
+
+
 def _mlp(key: Any, dtype: Any) -> nn.MLP:
     return nn.MLP(3, 2, 8, 2, activation=jnp.tanh, dtype=dtype, key=key)
 
@@ -140,6 +149,7 @@ ROWS = [
     Row("Lambda", _plain(nn.Lambda, jnp.tanh), (3,), "nn/test_simple"),
     Row("Dropout", _plain(nn.Dropout, 0.5), (64,), "nn/test_simple", has_key=True),
     Row("Sequential", _sequential, (3,), "nn/test_sequential", stateful=True),
+    Row("Stack", _stack, (3,), "nn/test_stack", stateful=True),
     Row(
         "Conv", lambda k, d: nn.Conv(1, 2, 4, 3, dtype=d, key=k), (2, 8), "nn/test_conv"
     ),

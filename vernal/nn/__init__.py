@@ -53,6 +53,7 @@ from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
+from ._stack import Stack as Stack
 from ._stateful import StatefulLayer as StatefulLayer
 from ._weight_norm import WeightNorm as WeightNorm
 
@@ -97,6 +98,7 @@ __all__ = [
     "Sequential",
     "Shared",
     "SpectralNorm",
+    "Stack",
     "State",
     "StateIndex",
     "StatefulLayer",
