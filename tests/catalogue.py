@@ -76,6 +76,14 @@ def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
     return nn.Stack(block, 2, key=key)
 
 
+def _ensemble(key: Any, dtype: Any) -> nn.Ensemble[nn.Sequential]:
+    def member(key: Any) -> nn.Sequential:
+        norm = nn.BatchNorm(2, "batch", dtype=dtype)
+        return nn.Sequential([nn.Linear(3, 2, dtype=dtype, key=key), norm])
+
+    return nn.Ensemble(member, 2, key=key)
+
+
 def _mlp(key: Any, dtype: Any) -> nn.MLP:
     return nn.MLP(3, 2, 8, 2, activation=jnp.tanh, dtype=dtype, key=key)
 
@@ -150,6 +158,7 @@ ROWS = [
     Row("Dropout", _plain(nn.Dropout, 0.5), (64,), "nn/test_simple", has_key=True),
     Row("Sequential", _sequential, (3,), "nn/test_sequential", stateful=True),
     Row("Stack", _stack, (3,), "nn/test_stack", stateful=True),
+    Row("Ensemble", _ensemble, (3,), "nn/test_ensemble", stateful=True),
     Row(
         "Conv", lambda k, d: nn.Conv(1, 2, 4, 3, dtype=d, key=k), (2, 8), "nn/test_conv"
     ),

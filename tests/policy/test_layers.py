@@ -18,7 +18,16 @@ LAYERS = {
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 
 # What every layer of nn may import; these import nothing else of nn.
-NN_BASE = {"_checks", "_init", "_mode", "_numerics", "_spatial", "_stateful"}
+NN_BASE = {
+    "_checks",
+    "_init",
+    "_mode",
+    "_named_weight",
+    "_numerics",
+    "_spatial",
+    "_stacking",
+    "_stateful",
+}
 
 
 def edges(sources):

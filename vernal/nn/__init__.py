@@ -19,6 +19,7 @@ from ._adaptive_pool import (
 )
 from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
+from ._batched import batched as batched
 from ._conv import (
     Conv as Conv,
     Conv1d as Conv1d,
@@ -32,6 +33,7 @@ from ._conv_transpose import (
     ConvTranspose3d as ConvTranspose3d,
 )
 from ._embedding import Embedding as Embedding
+from ._ensemble import Ensemble as Ensemble
 from ._group_norm import GroupNorm as GroupNorm
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
@@ -79,6 +81,7 @@ __all__ = [
     "ConvTranspose3d",
     "Dropout",
     "Embedding",
+    "Ensemble",
     "GRUCell",
     "GroupNorm",
     "Identity",
@@ -103,6 +106,7 @@ __all__ = [
     "StateIndex",
     "StatefulLayer",
     "WeightNorm",
+    "batched",
     "delete_init_state",
     "inference_mode",
     "join_state",

@@ -14,7 +14,7 @@ from .._module.module import Module
 from .._state.state import State
 from .._transform.wrapper import Wrapper
 from .._tree.paths import path_text
-from ..errors import HyperparameterError, InputError, LayerError, report, short
+from ..errors import HyperparameterError, InputError, VernalError, report, short
 
 
 def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
@@ -130,7 +130,7 @@ def fail(
     layer: Module,
     title: str,
     *,
-    error: type[LayerError] = InputError,
+    error: type[VernalError] = InputError,
     expected: str = "",
     got: str = "",
     fix: str = "",

@@ -10,16 +10,15 @@ from jax import lax
 
 from .._module.fields import field
 from .._state.build import join_state
-from .._state.index import Fresh, is_index, make_index, same_arrays
+from .._state.index import same_arrays
 from .._state.state import State
 from .._transform.remat import filter_checkpoint
 from .._transform.vmap import filter_vmap
 from .._tree.filters import combine, is_array, partition
 from .._tree.format import tree_pformat
-from .._tree.paths import path_text
-from ..errors import HyperparameterError, report
 from ..typing import Array, Key, PyTree
 from ._checks import check_state, fail, is_size, require
+from ._stacking import has_slots, renewed, stacked, take
 from ._stateful import StatefulLayer
 
 _Layer = TypeVar("_Layer", bound=Callable[..., Any])
@@ -97,7 +96,7 @@ class Stack(StatefulLayer, Generic[_Layer]):
 
     def is_stateful(self) -> bool:
         """Whether the layers have state."""
-        return any(map(is_index, jax.tree.leaves(self.layers, is_leaf=is_index)))
+        return has_slots(self.layers)
 
     @overload
     def __call__(self, x: Array, *, key: Key | None = None) -> Array: ...
@@ -156,7 +155,7 @@ class Stack(StatefulLayer, Generic[_Layer]):
         """One layer with its parameters; :meth:`unstack` gives its state too."""
         if not (is_size(i, -self.depth) and i < self.depth):
             raise IndexError(f"Stack has layers 0 to {self.depth - 1}, not {i!r}")
-        return _take(self.layers, i)
+        return take(self.layers, i)
 
     def unstack(self, state: State | None = None) -> list[_Layer]:
         """Takes the stack apart; undone by :meth:`from_layers`.
@@ -169,7 +168,7 @@ class Stack(StatefulLayer, Generic[_Layer]):
             them out again.
         """
         whole = self.layers if state is None else join_state(self.layers, state)
-        return [_renewed(_take(whole, i)) for i in range(self.depth)]
+        return [renewed(take(whole, i)) for i in range(self.depth)]
 
     @classmethod
     def from_layers(
@@ -192,7 +191,7 @@ class Stack(StatefulLayer, Generic[_Layer]):
         """
         require(len(layers) > 0, "Stack", "layers", "at least one layer", layers)
         stack = object.__new__(cls)  # as a Module is rebuilt from its leaves
-        values = {"layers": _stacked(layers), "depth": len(layers)}
+        values = {"layers": stacked("Stack.from_layers", layers), "depth": len(layers)}
         stack.__dict__.update(values, remat=remat, unroll=unroll)
         return stack
 
@@ -208,62 +207,3 @@ def _check_unchanged(stack: Stack[Any], x: PyTree, y: PyTree) -> None:
             got=tree_pformat(y),
             fix="put layers that change shapes before or after the stack",
         )
-
-
-def _take(layers: Any, i: int) -> Any:
-    return jax.tree.map(lambda a: a[i] if is_array(a) else a, layers)
-
-
-def _renewed(layer: Any) -> Any:
-    """The same layer with slots of its own, no longer those of the stack."""
-    markers: dict[Any, Fresh] = {}
-
-    def renew(x: Any) -> Any:
-        if not is_index(x) or x.is_stripped:
-            return x
-        return make_index(markers.setdefault(x.marker, Fresh()), x.shapes[:1], x.init)
-
-    return jax.tree.map(renew, layer, is_leaf=is_index)
-
-
-def _stacked(layers: Sequence[Any]) -> Any:
-    """One layer with the values of all, each with an axis more."""
-    rows, treedefs = zip(
-        *(jax.tree.flatten(layer, is_leaf=is_index) for layer in layers), strict=True
-    )
-    different = [i for i, treedef in enumerate(treedefs) if treedef != treedefs[0]]
-    if different:
-        raise _unlike(f"layer {different[0]}", "another structure or configuration")
-    paths = jax.tree_util.tree_leaves_with_path(layers[0], is_leaf=is_index)
-    markers: dict[Any, Fresh] = {}
-
-    def stack(path: Any, values: Sequence[Any]) -> Any:
-        first, *others = values
-        if is_index(first):
-            key = tuple(index.marker for index in values)
-            init = jax.tree.map(
-                lambda *inits: stack(path, inits), *(x.init for x in values)
-            )
-            marker = markers.setdefault(key, Fresh())
-            return make_index(marker, first.shapes[:1], init)
-        if not is_array(first):
-            if any(x != first for x in others):
-                raise _unlike(f"`{path_text(path)}`", "different values")
-            return first
-        if any((x.shape, x.dtype) != (first.shape, first.dtype) for x in others):
-            raise _unlike(f"`{path_text(path)}`", "different shapes or dtypes")
-        return jnp.stack(values)
-
-    columns = zip(*rows, strict=True)
-    leaves = [stack(p, c) for (p, _), c in zip(paths, columns, strict=True)]
-    return treedefs[0].unflatten(leaves)
-
-
-def _unlike(where: str, what: str) -> HyperparameterError:
-    return HyperparameterError(
-        report(
-            "Stack.from_layers: the layers are not of one kind.",
-            expected="layers that differ in the values of their arrays only",
-            got=f"{what} at {where}",
-        )
-    )
