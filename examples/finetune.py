@@ -3,10 +3,10 @@
     python examples/finetune.py --help
 
 A network with batch normalization first learns to read crooked digits from 0 to 4,
-upright, lying and upside down. Then its body is frozen, parameters and running statistics, and
-a new head learns 5 to 9 from a few examples of each. With five, it reads 78 % of the
-held-out ones; a network that learns from scratch reads 70 %. With one, 55 and 50 %;
-with twenty, 88 and 87 %. It takes about a minute on two cores.
+upright, lying and upside down. Then its body is frozen, parameters and running
+statistics, and a new head learns 5 to 9 from a few examples of each. With five, it
+reads 78 % of the held-out ones; a network that learns from scratch reads 70 %. With
+one, 55 and 50 %; with twenty, 88 and 87 %. It takes one to two minutes on two cores.
 """
 
 from collections.abc import Sequence

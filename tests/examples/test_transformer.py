@@ -11,7 +11,7 @@ import pytest
 # optax mixes dtypes, as any user's program may.
 pytestmark = pytest.mark.relaxed
 
-OPTIONS = ["--steps=60", "--batch-size=4", "--size=16", "--depth=1", "--seed=1"]
+OPTIONS = ["--steps=50", "--batch-size=4", "--size=16", "--depth=1", "--seed=1"]
 
 
 @pytest.fixture(scope="module")
