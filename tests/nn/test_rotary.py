@@ -224,7 +224,7 @@ def test_bad_arguments(name: str, value: Any) -> None:
     [
         (jnp.ones((3, 6)), ["embedding_size = 4", "(3, 6)"]),
         (jnp.ones(4), ["(4,)"]),
-        (jnp.ones((2, 3, 4)), ["jax.vmap(layer)"]),
+        (jnp.ones((3, 2, 4)), ["jax.vmap(layer, in_axes=1, out_axes=1)"]),
         (jnp.ones((3, 4), int), ["int32"]),
         (jnp.ones((3, 4), complex), ["complex64"]),
         ([[1.0] * 4], ["list"]),

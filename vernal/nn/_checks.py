@@ -74,7 +74,13 @@ def check_floating(layer: Module, x: Any, what: str = "input") -> None:
 
 
 def check_shape(
-    layer: Module, x: Any, dims: str, *, what: str = "input", **sizes: int
+    layer: Module,
+    x: Any,
+    dims: str,
+    *,
+    what: str = "input",
+    batch_fix: str = "layers take one example; for a batch use jax.vmap(layer)",
+    **sizes: int,
 ) -> None:
     """Refuses an input whose shape does not match a pattern of named axes.
 
@@ -84,6 +90,7 @@ def check_shape(
         dims: names of the axes, as ``"channels height width"``; a closing ``...``
             stands for any number of further axes.
         what: which argument it is, where there are several.
+        batch_fix: the way out for an input that only has an axis more in front.
         **sizes: the sizes that named axes must have.
 
     Raises:
@@ -108,9 +115,7 @@ def check_shape(
         f"the {what} has the wrong shape",
         expected=f"{shape}{' with ' + given if given else ''}",
         got=f"{tuple(x.shape)}, {x.dtype}",
-        fix="layers take one example; for a batch use jax.vmap(layer)"
-        if batch_first
-        else "",
+        fix=batch_fix if batch_first else "",
     )
 
 

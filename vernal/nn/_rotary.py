@@ -127,9 +127,10 @@ class RotaryPositionalEmbedding(Module):
     ) -> Float[Array, "length embedding_size"]:
         """Turns one sequence ``(length, embedding_size)``; ``key`` is not used."""
         check_floating(self, x)
-        check_shape(
-            self, x, "length embedding_size", embedding_size=self.embedding_size
-        )
+        # To map over the first axis, as is usual, would take heads for positions.
+        fix = "for (length, heads, size): jax.vmap(layer, in_axes=1, out_axes=1)"
+        sizes = {"embedding_size": self.embedding_size}
+        check_shape(self, x, "length embedding_size", batch_fix=fix, **sizes)
         length, size = x.shape
         tables = self.precompute_freqs_cis(size, length, self.theta, self.dtype)
         dtype = compute_dtype(x.dtype)
