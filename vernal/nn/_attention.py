@@ -266,7 +266,7 @@ def _check_inputs(layer: MultiheadAttention, query: Any, key_: Any, value: Any) 
         check_floating(layer, x, name)
         size = f"{name}_size"
         length = "query_length" if name == "query" else "kv_length"
-        sizes = {size: getattr(layer, size)}
+        sizes: dict[str, Any] = {size: getattr(layer, size)}
         check_shape(layer, x, f"{length} {size}", what=name, **sizes)
     if key_.shape[0] != value.shape[0]:
         fail(

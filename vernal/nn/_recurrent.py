@@ -243,7 +243,7 @@ def _check_hidden(cell: GRUCell | LSTMCell, hidden: Any) -> None:
             got=f"{hidden.dtype}",
             fix=f"start from jnp.zeros({cell.hidden_size})",
         )
-    sizes = {"hidden_size": cell.hidden_size}
+    sizes: dict[str, Any] = {"hidden_size": cell.hidden_size}
     check_shape(cell, hidden, "hidden_size", what="hidden state", **sizes)
 
 
