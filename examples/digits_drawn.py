@@ -49,6 +49,7 @@ def draw(
     """
     asked, varied, known = scores
     figure = Figure(figsize=(14, 8.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     top, bottom = figure.subfigures(2, 1, height_ratios=[2, 1], hspace=0.03)
     axes = top.subplots(1, 3, width_ratios=[len(times[1]), COLUMNS, COLUMNS])
     _sheet(axes[0], history, times[0])
@@ -82,3 +83,5 @@ def curve(ax: Axes, values: Float[Array, " steps"], color: str, label: str) -> N
     window = max(1, len(values) // 50)
     mean = np.convolve(values, np.ones(window) / window, "valid")
     ax.plot(window // 2 + np.arange(len(mean)), mean, color=color, label=label)
+    ax.legend(loc="upper right")
+    ax.margins(x=0.01)

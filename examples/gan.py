@@ -5,7 +5,7 @@
 A generator with batch normalization turns noise and the digit asked for into an image.
 A critic with spectral normalization looks at images, and tells real from drawn. After
 2,000 steps, about a minute on two cores, a classifier that was trained on real digits
-reads 96 % of the drawn ones as what was asked for, and one that was trained on drawn
+reads 98 % of the drawn ones as what was asked for, and one that was trained on drawn
 digits only reads 93 % of the real ones that were held out.
 """
 
@@ -233,8 +233,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = "generator: less when the critic takes its digits for real"
     digits_drawn.curve(ax, generator, "tab:orange", name)
     tools.style(ax, "hinge losses, and their moving averages", "step")
-    ax.legend()
-    ax.margins(x=0.01)
     tools.save(figure, options.out / "gan.png")
 
 
