@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps=(1200, "training steps"),
         batch_size=(64, "images in a step"),
         width=(4, "groups of four channels at full size"),
+        each=(50, "how many of each digit to draw in the end"),
     )
     data = digits_data.load()
     rng = np.random.default_rng(options.seed)
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             progress.step(loss)
 
     tools.say("Making digits from noise ...")
-    labels = np.arange(500) % 10
+    labels = np.arange(10 * options.each) % 10
     noise = jr.normal(keys[-2], (len(labels), 1, 8, 8))
     drawn, path = jax.device_get(sample(training.average, noise, labels))
     drawn = np.clip((drawn + 1) / 2, 0, 1)

@@ -55,7 +55,7 @@ def draw(
     _sheet(axes[0], history, times[0])
     axes[0].set_xticks(10 * np.arange(len(times[1])) + 4.5, times[1], rotation=45)
     title = f"drawn in the end\n{asked:.1%} are read as what was asked for"
-    images = drawn[: 10 * COLUMNS, 0].reshape(COLUMNS, 10, 8, 8).swapaxes(0, 1)
+    images = drawn[: 10 * COLUMNS, 0].reshape(-1, 10, 8, 8).swapaxes(0, 1)
     _sheet(axes[1], images, title)
     title = f"real, held out: {known:.1%} are read correctly,\n"
     title += f"or {varied:.1%} after training on drawn ones only"

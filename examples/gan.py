@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps=(2000, "steps of both networks"),
         batch_size=(64, "images in a step"),
         width=(32, "channels of the generator's second layer"),
+        each=(135, "how many of each digit to draw in the end"),
     )
     data = digits_data.load()
     rng = np.random.default_rng(options.seed)
@@ -220,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if i in times:
                 history.append(draw(*game.average, noise, digits))
 
-    labels = np.arange(1350) % 10
+    labels = np.arange(10 * options.each) % 10
     noise = jr.normal(jr.key(options.seed + 2), (len(labels), NOISE))
     drawn = np.asarray(draw(*game.average, noise, labels))
     scores = digits_drawn.judge(data, drawn, labels)
