@@ -2,32 +2,35 @@
 
     python examples/finetune.py --help
 
-A network with batch normalization first learns to read 0 to 4. Then its body is frozen,
-parameters and running statistics, and a new head learns 5 to 9 from a few examples of
-each. Another network learns the same from scratch.
+A network with batch normalization first learns to read crooked digits from 0 to 4,
+upright, lying and upside down. Then its body is frozen, parameters and running
+statistics, and a new head learns 5 to 9 from a few examples of each. With five, it
+reads 78 % of the held-out ones; a network that learns from scratch reads 70 %. With
+one, 55 and 50 %; with twenty, 88 and 87 %. It takes one to two minutes on two cores.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import digits_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tools
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
+from matplotlib.ticker import PercentFormatter
 from sklearn.decomposition import PCA
-from sklearn.model_selection import train_test_split
 
 import vernal as vn
 
-SHOTS = (1, 2, 3, 5, 10, 20, 50)  # examples of each new digit
-DRAWS = 8  # choices of these examples
-FEATURES = 32
+SHOTS = (1, 2, 5, 10, 20)  # examples of each new digit
+DRAWS = 8  # choices of these examples, each with networks of its own
 BATCH = 32
+FEATURES = 64 * 2 * 2
 OPTIMIZER = optax.adam(3e-3)
 
 Images = Float[Array, "n 1 8 8"]
@@ -43,56 +46,59 @@ class Body(vn.Module):
     conv2: vn.nn.Conv2d
     norm2: vn.nn.BatchNorm
     pool: vn.nn.MaxPool2d
-    linear: vn.nn.Linear
-    norm3: vn.nn.BatchNorm
 
     def __init__(self, key: PRNGKeyArray) -> None:
-        keys = jax.random.split(key, 3)
-        self.conv1 = vn.nn.Conv2d(1, 16, 3, padding=1, key=keys[0])
-        self.norm1 = vn.nn.BatchNorm(16, axis_name="batch", momentum=0.9)
-        self.conv2 = vn.nn.Conv2d(16, 32, 3, padding=1, key=keys[1])
-        self.norm2 = vn.nn.BatchNorm(32, axis_name="batch", momentum=0.9)
+        key1, key2 = jax.random.split(key)
+        self.conv1 = vn.nn.Conv2d(1, 24, 3, padding=1, key=key1)
+        self.norm1 = vn.nn.BatchNorm(24, axis_name="batch", momentum=0.9)
+        self.conv2 = vn.nn.Conv2d(24, 64, 3, padding=1, key=key2)
+        self.norm2 = vn.nn.BatchNorm(64, axis_name="batch", momentum=0.9)
         self.pool = vn.nn.MaxPool2d(2, 2)
-        self.linear = vn.nn.Linear(32 * 2 * 2, FEATURES, key=keys[2])
-        self.norm3 = vn.nn.BatchNorm(FEATURES, axis_name="batch", momentum=0.9)
 
     def __call__(
         self, image: Float[Array, "1 8 8"], state: vn.nn.State
     ) -> tuple[Float[Array, " features"], vn.nn.State]:
         x, state = self.norm1(self.conv1(image), state)
         x, state = self.norm2(self.conv2(self.pool(jax.nn.relu(x))), state)
-        x, state = self.norm3(self.linear(self.pool(jax.nn.relu(x)).ravel()), state)
-        return jax.nn.relu(x), state
+        return self.pool(jax.nn.relu(x)).ravel(), state
 
 
 class Network(vn.Module):
-    """A body, and a head that tells five digits apart by the features."""
+    """A body, and a head that tells classes apart by the features."""
 
     body: Body
     head: vn.nn.Linear
 
     def __call__(
         self, image: Float[Array, "1 8 8"], state: vn.nn.State
-    ) -> tuple[Float[Array, "5"], vn.nn.State]:
+    ) -> tuple[Float[Array, " classes"], vn.nn.State]:
         features, state = self.body(image, state)
         return self.head(features), state
 
 
-class Training(NamedTuple):
-    """All that training steps change, for several networks at once."""
+# Which part of a network is trained: both stand where the network has its parts.
+ALL, HEAD = Network(body=True, head=True), Network(body=False, head=True)
 
-    trained: Network  # None stands in place of what is frozen
+
+class Training(NamedTuple):
+    """All that a step changes; each array has an axis of networks in front."""
+
+    trained: Network  # with None in place of what is frozen
     state: vn.nn.State
     opt_state: optax.OptState
 
 
-def make(body: Body, key: PRNGKeyArray) -> tuple[Network, vn.nn.State]:
-    """A network of a body, which holds initial values of its state, and a new head."""
-    return vn.nn.split_state(Network(body, vn.nn.Linear(FEATURES, 5, key=key)))
+def make(body: Body, classes: int, key: PRNGKeyArray) -> tuple[Network, vn.nn.State]:
+    """A network with a new head; the body holds the initial values of its state."""
+    return vn.nn.split_state(Network(body, vn.nn.Linear(FEATURES, classes, key=key)))
 
 
 def compute_loss(
-    trained: Network, frozen: Network, state: vn.nn.State, images: Images, labels: Labels
+    trained: Network,
+    frozen: Network,
+    state: vn.nn.State,
+    images: Images,
+    labels: Labels,
 ) -> tuple[Scalar, vn.nn.State]:
     model = vn.combine(trained, frozen)
     batched = jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
@@ -105,10 +111,10 @@ def compute_loss(
 def train_step(
     frozen: Network,
     training: Training,
-    images: Float[Array, "draws n 1 8 8"],
-    labels: Int[Array, "draws n"],
+    images: Float[Array, "networks n 1 8 8"],
+    labels: Int[Array, "networks n"],
 ) -> tuple[Training, Scalar]:
-    """One step of each network, with images of its own."""
+    """One step of several networks, each with images of its own."""
 
     def step(frozen, training, images, labels):
         trained, state, opt_state = training
@@ -122,56 +128,132 @@ def train_step(
 
 
 @vn.filter_jit
-def run(function, models, states, images):
-    """What the networks, or parts of them, make of the same images in inference mode."""
+def predict(
+    models: Network | Body, states: vn.nn.State, images: Images
+) -> Float[Array, "networks n out"]:
+    """What several networks make of the same images in inference mode."""
 
     def one(model, state):
-        part = vn.Partial(function(vn.nn.inference_mode(model)), state=state)
-        return jax.vmap(part)(images)[0]
+        inference_model = vn.Partial(vn.nn.inference_mode(model), state=state)
+        return jax.vmap(inference_model)(images)[0]
+
     return jax.vmap(one)(models, states)
 
 
-def train(name, models, states, which, images, labels, steps, rng):
-    """Trains networks, each with its part of the images, and what `which` says of them."""
+def train(
+    name: str,
+    networks: tuple[Network, vn.nn.State],
+    which: Network,
+    images: Float[np.ndarray, "networks n 1 8 8"],
+    labels: Int[np.ndarray, "networks n"],
+    steps: int,
+    rng: np.random.Generator,
+) -> tuple[Network, vn.nn.State]:
+    """Trains a part of several networks, each with images of its own."""
+    models, states = networks
     trained, frozen = vn.partition(models, which)
     training = Training(trained, states, jax.vmap(OPTIMIZER.init)(trained))
-    draws, count = labels.shape
-    each = np.arange(draws)[:, None]
-    with tools.Progress(steps, draws * BATCH, "images", name) as progress:
+    count, size = labels.shape
+    each = np.arange(count)[:, None]
+    with tools.Progress(steps, count * BATCH, "images", name) as progress:
         for _ in range(steps):
-            batch = rng.integers(count, size=(draws, BATCH))
-            training, loss = train_step(frozen, training, images[each, batch], labels[each, batch])
+            chosen = each, rng.integers(size, size=(count, BATCH))
+            training, loss = train_step(
+                frozen, training, images[chosen], labels[chosen]
+            )
             progress.step(loss)
     return vn.combine(training.trained, frozen), training.state
 
-def accuracy(models, states, images, labels):
-    logits = run(lambda m: m, models, states, images)
-    return np.mean(np.argmax(logits, axis=-1) == labels, axis=1)
 
-def main(arguments=None):
-    options = tools.parse(arguments, __doc__, "finetune", steps=(100, "steps"), pretrain_steps=(300, "sadf"))
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    x, xt, y, yt = train_test_split(images, labels.astype(np.int32), test_size=450, stratify=labels, random_state=0)
+def draw_features(ax: Axes, features: np.ndarray, digits: np.ndarray) -> None:
+    """Draws each image as its digit, where the two main directions have it."""
+    x, y = PCA(2).fit_transform(features).T
+    for digit in range(5, 10):
+        where = digits == digit
+        marker, color = f"${digit}$", f"C{digit - 5}"
+        ax.scatter(x[where], y[where], 60, color, marker=marker, linewidths=0.3)
+    tools.style(ax, "Held-out digits that the body never learned, as it sees them")
+    ax.set_xlabel("first and second principal component of the features")
+
+
+def draw(
+    path: Path,
+    accuracies: dict[str, np.ndarray],
+    features: np.ndarray,
+    digits: np.ndarray,
+) -> None:
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, values in accuracies.items():
+        mean, deviation = values.mean(axis=1), values.std(axis=1)
+        left.plot(SHOTS, mean, ".-", label=name)
+        left.fill_between(SHOTS, mean - deviation, mean + deviation, alpha=0.2)
+    title = f"Reading 5 to 9: mean and deviation of {DRAWS} choices"
+    tools.style(left, title, "examples of each digit", "right on held-out digits")
+    left.set_xscale("log")
+    left.set_xticks(SHOTS, map(str, SHOTS), minor=False)
+    left.set_xticks([], minor=True)
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.legend(loc="lower right")
+    draw_features(right, features, digits)
+    tools.save(figure, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = tools.parse(
+        arguments,
+        __doc__,
+        "finetune",
+        body_steps=(500, "steps to learn 0 to 4"),
+        steps=(150, "steps to learn 5 to 9"),
+    )
     rng = np.random.default_rng(options.seed)
-    keys = jax.random.split(jax.random.key(options.seed), 2+DRAWS)
-    old = y<5
-    one = lambda t: jax.tree.map(lambda a: a[None], t)
-    model, state = jax.vmap(lambda k: make(Body(k), k))(keys[:1])
-    print(state)
-    model, state = train("digits 0-4", model, state, Network(True, True), x[old][None], y[old][None], options.pretrain_steps, rng)
-    print(accuracy(model, state, xt[yt<5], yt[yt<5]))
-    model, state = jax.tree.map(lambda a: a[0], (model, state))
+    images, test_images, labels, test_labels = digits_data.load()
+    old, old_labels = images[labels < 5], labels[labels < 5]
+    # Lying and upside down they are other classes: the more there is to tell apart, the
+    # more the body has to see.
+    old = np.concatenate([np.rot90(old, turns, (2, 3)) for turns in range(4)])
+    old_labels = np.concatenate([old_labels + 5 * turns for turns in range(4)])
+    # Each digit stands crooked in its own way. Of the old ones there are many.
+    old = np.concatenate([digits_data.augment(old, rng) for _ in range(8)])
+    images, test_images = (digits_data.augment(x, rng) for x in (images, test_images))
+    new = test_labels >= 5
+
+    first, *keys = jax.random.split(jax.random.key(options.seed), 1 + DRAWS)
+    network = jax.vmap(lambda key: make(Body(key), 20, key))(first[None])
+    data = old[None], np.tile(old_labels, 8)[None]
+    model, state = train("0 to 4", network, ALL, *data, options.body_steps, rng)
+    features = predict(model.body, state, test_images[new])[0]
+    # Of the only network: its state becomes the initial values of those to come.
+    model, state = jax.tree.map(lambda x: x[0], (model, state))
     body = vn.nn.inference_mode(vn.nn.join_state(model, state).body)
-    results=[]
-    for shots in SHOTS:
-        chosen=np.stack([np.concatenate([rng.choice(np.flatnonzero(y==d), shots, replace=False) for d in range(5,10)]) for _ in range(DRAWS)])
-        data = x[chosen], y[chosen]-5
-        for make_body, which in ((lambda k: body, Network(False, True)), (Body, Network(True, True))):
-            m, s = jax.vmap(lambda k: make(make_body(k), k))(keys[2:])
-            m, s = train(f"{shots}", m, s, which, *data, options.steps, rng)
-            results.append(accuracy(m,s,xt[yt>4], yt[yt>4]-5))
-            print(shots, which, results[-1].mean(), results[-1].std())
+
+    kinds = {
+        "new head, frozen body": (lambda key: make(body, 5, key), HEAD),
+        "from scratch": (lambda key: make(Body(key), 5, key), ALL),
+    }
+    accuracies = {name: np.zeros((len(SHOTS), DRAWS)) for name in kinds}
+    for row, shots in enumerate(SHOTS):
+        chosen = [
+            [
+                rng.choice(np.flatnonzero(labels == i), shots, False)
+                for i in range(5, 10)
+            ]
+            for _ in range(DRAWS)
+        ]
+        chosen = np.reshape(chosen, (DRAWS, -1))
+        data = images[chosen], labels[chosen] - 5
+        for name, (make_one, which) in kinds.items():
+            networks = jax.vmap(make_one)(jnp.stack(keys))
+            title = f"5 to 9, {shots} each, {name}"
+            networks = train(title, networks, which, *data, options.steps, rng)
+            read = np.argmax(predict(*networks, test_images[new]), axis=-1) + 5
+            accuracies[name][row] = np.mean(read == test_labels[new], axis=1)
+    draw(options.out / "finetune.png", accuracies, features, test_labels[new])
+    for shots, *values in zip(SHOTS, *accuracies.values(), strict=True):
+        said = (f"{x.mean():.1%} {name}" for x, name in zip(values, kinds, strict=True))
+        tools.say(f"{shots:>2} of each new digit: {'; '.join(said)}")
+
 
 if __name__ == "__main__":
     tools.start(main)

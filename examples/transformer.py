@@ -148,7 +148,8 @@ def write(model: Transformer, prompt: Tokens, key: PRNGKeyArray, length: int) ->
 
 def load() -> tuple[str, str]:
     """What `help()` shows about the language: nine tenths to learn, one to test."""
-    paragraphs = [x for _, text in sorted(topics.items()) for x in text.split("\n\n")]
+    text = "\n\n".join(text for _, text in sorted(topics.items()))
+    paragraphs = [x.strip("\n") for x in text.split("\n\n")]
     # Many stand in several topics; and tables are no text.
     unique = [x for x in dict.fromkeys(paragraphs) if "|  " not in x and "--" not in x]
     parts: tuple[list[str], list[str]] = [], []
