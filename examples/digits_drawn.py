@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tools
 from digits_data import Digits
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
@@ -77,7 +77,9 @@ def _sheet(ax: Axes, images: Float[np.ndarray, "10 columns 8 8"], title: str) ->
     ax.spines[:].set_visible(False)
 
 
-def curve(ax: Axes, values: Float[Array, " steps"], color: str, label: str) -> None:
+def curve(
+    ax: Axes, values: Float[np.ndarray, " steps"], color: str, label: str
+) -> None:
     """Draws a noisy curve pale, and its moving average."""
     ax.plot(values, color=color, alpha=0.2, linewidth=0.7)
     window = max(1, len(values) // 50)

@@ -135,8 +135,8 @@ def batched(
     model: Any, xs: Array, labels: Labels, state: vn.nn.State
 ) -> tuple[Array, vn.nn.State]:
     """The model on a batch of examples, which share one state."""
-    axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
-    return jax.vmap(model, axis_name="batch", **axes)(xs, labels, state)
+    axes = (0, 0, None), (0, None)
+    return jax.vmap(model, *axes, axis_name="batch")(xs, labels, state)
 
 
 def critic_loss(
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     noise = jr.normal(jr.key(options.seed + 2), (len(labels), NOISE))
     drawn = np.asarray(draw(*game.average, noise, labels))
     scores = digits_drawn.judge(data, drawn, labels)
-    captions = "the same noise all along, after so many steps", times
+    captions = "the same noise all along, after so many steps", times.tolist()
     sheet = np.stack(history, axis=1)[:, :, 0]
     figure, ax = digits_drawn.draw(data, sheet, captions, drawn, scores)
     critic, generator = np.transpose(losses)
