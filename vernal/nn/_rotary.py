@@ -1,6 +1,7 @@
 """Positions encoded by rotation."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -129,7 +130,7 @@ class RotaryPositionalEmbedding(Module):
         check_floating(self, x)
         # To map over the first axis, as is usual, would take heads for positions.
         fix = "for (length, heads, size): jax.vmap(layer, in_axes=1, out_axes=1)"
-        sizes = {"embedding_size": self.embedding_size}
+        sizes: dict[str, Any] = {"embedding_size": self.embedding_size}
         check_shape(self, x, "length embedding_size", batch_fix=fix, **sizes)
         length, size = x.shape
         tables = self.precompute_freqs_cis(size, length, self.theta, self.dtype)
