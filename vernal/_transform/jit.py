@@ -262,8 +262,9 @@ def filter_jit(
 
     All JAX and NumPy arrays among the arguments are traced; every other leaf is
     static: its value is a constant of the compiled function, which is compiled anew
-    when the value changes. A call returns before the device has finished, as with
-    ``jax.jit``.
+    when the value changes. (Functions are compared by identity: make an optimizer, say,
+    once.) A call returns before the device has finished, as with ``jax.jit``; only a
+    function that contains runtime checks is waited for, so that they can raise.
 
     Arguments:
         fun: the function; may be a Module or a bound method, whose arrays are traced.
