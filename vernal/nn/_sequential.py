@@ -21,7 +21,8 @@ class Sequential(StatefulLayer):
 
     It is called as ``y = model(x)``, or with stateful layers as
     ``y, state = model(x, state)``: the state goes to those layers that derive from
-    :class:`StatefulLayer` and say that they are stateful.
+    :class:`StatefulLayer` and say that they are stateful. Layers are called with a
+    keyword argument ``key``, which those of your own must accept, too.
 
     Arguments:
         layers: the layers. Plain functions are wrapped in :class:`Lambda`.
