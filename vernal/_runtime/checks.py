@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from .._compat import CALLBACK_LOGGER
 from .._transform.failures import CHECK, Failure
-from .._tree.filters import combine, is_array, partition
+from .._tree.filters import combine, is_array, is_array_like, partition
 from ..errors import CheckError, TransformError, report, short
 from .stack import user_stack
 
@@ -106,6 +106,9 @@ def branched_error_if(
     action = _action(on_error)
     if action == "off":
         return x
+    if bad := [msg for msg in msgs if not isinstance(msg, str)]:
+        title = "error_if: a message is not a text."
+        raise TransformError(report(title, expected="str", got=short(repr(bad[0]))))
     arrays, rest = partition(x, is_array)
     code = failure_code(pred, index, len(msgs))
     check = _Check(tuple(msgs), user_stack())
@@ -205,14 +208,15 @@ def _largest_of_all(size: int, is_batched: list[bool], code: jax.Array) -> Any:
 
 def failure_code(pred: ArrayLike, index: ArrayLike, count: int) -> jax.Array:
     """The number of the message to show, or -1 where all is well; a scalar."""
-    pred, index = jnp.asarray(pred), jnp.asarray(index)
+    is_known = is_array_like(pred)
+    pred, index = jnp.asarray(pred if is_known else 0), jnp.asarray(index)
     if pred.dtype != bool:
         raise TransformError(
             report(
                 "error_if: the condition is not boolean.",
                 expected="bool or an array of dtype bool",
-                got=f"{pred.shape}, {pred.dtype}",
-                fix="write the comparison out, such as `x != 0`",
+                got=f"{pred.shape}, {pred.dtype}" if is_known else "no array",
+                fix="error_if(x, x != 0, message), in this order",
             )
         )
     index = jnp.clip(index.astype(jnp.int32), 0, count - 1)

@@ -7,10 +7,10 @@ import types
 
 import jax
 
-# The files of JAX and of vernal itself.
+# The folders of JAX and of vernal itself, also by the links that lead there.
+_FOLDERS = [pathlib.Path(str(jax.__file__)).parent, pathlib.Path(__file__).parents[1]]
 _HIDDEN = tuple(
-    str(pathlib.Path(file).resolve().parents[depth]) + os.sep
-    for file, depth in ((str(jax.__file__), 0), (__file__, 1))
+    f"{folder}{os.sep}" for path in _FOLDERS for folder in (path, path.resolve())
 )
 _DEPTH = 3
 

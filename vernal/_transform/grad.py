@@ -83,8 +83,8 @@ def filter_grad(
     """Gradient of a scalar function with respect to its whole first argument.
 
     Every floating or complex array in the first argument is differentiated; its other
-    leaves, and all other arguments, are held fixed. To differentiate with respect to
-    several arguments, pass them as one tuple.
+    leaves (also Python's floats), and all other arguments, are held fixed. To
+    differentiate with respect to several arguments, pass them as one tuple.
 
     Arguments:
         fun: the function; its first result must be a scalar.

@@ -15,7 +15,15 @@ from jaxtyping import Array, Bool, Float
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
-from ._checks import check_floating, check_shape, fail, is_number, is_size, require
+from ._checks import (
+    check_floating,
+    check_shape,
+    fail,
+    is_number,
+    is_size,
+    require,
+    require_key,
+)
 from ._init import default_dtype
 from ._linear import Linear
 from ._numerics import compute_dtype
@@ -151,6 +159,7 @@ class MultiheadAttention(Module):
         def linear(n: int, m: int, use_bias: bool, key: Key) -> Linear:
             return Linear(n, m, use_bias, dtype, key=key)
 
+        require_key("MultiheadAttention", key)
         keys = jr.split(key, 4)
         qk, vo = num_heads * self.qk_size, num_heads * self.vo_size
         self.query_proj = linear(self.query_size, qk, use_query_bias, keys[0])

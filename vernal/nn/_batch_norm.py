@@ -279,5 +279,5 @@ def _fail_unbound(layer: BatchNorm) -> None:
         expected=f"a call under vmap or shard_map with the axis {layer.axis_name!r}",
         got="a call outside of it, or under another name",
         fix=f"jax.vmap(model, axis_name={layer.axis_name!r}, in_axes=(0, None), "
-        "out_axes=(0, None))",
+        "out_axes=(0, None)); for inference: inference_mode(model)",
     )

@@ -13,6 +13,7 @@ from .._module.callables import BoundMethod, Partial
 from .._module.module import Module
 from .._state.state import State
 from .._transform.wrapper import Wrapper
+from .._tree.filters import is_array
 from .._tree.paths import path_text
 from ..errors import HyperparameterError, InputError, VernalError, report, short
 
@@ -46,6 +47,25 @@ def is_number(x: Any, minimum: float = 0.0, maximum: float = math.inf) -> bool:
     """Whether ``x`` is a finite real number (and no bool or array) in that range."""
     is_real = isinstance(x, numbers.Real) and not isinstance(x, bool)
     return is_real and math.isfinite(x) and bool(minimum <= x <= maximum)
+
+
+def is_key(x: Any) -> bool:
+    """Whether ``x`` is a single PRNG key, of the new or the old kind."""
+    if not is_array(x):
+        return False
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x.shape == ()
+    return x.dtype == jnp.uint32 and x.ndim == 1
+
+
+def require_key(layer: str, key: Any) -> None:
+    """Refuses a bad ``key`` of a constructor.
+
+    Raises:
+        HyperparameterError: if it is not a single PRNG key.
+    """
+    expected = "a single PRNG key, such as jax.random.key(0)"
+    require(is_key(key), layer, "key", expected, key)
 
 
 def check_array(layer: Module, x: Any, what: str = "input") -> None:
@@ -176,5 +196,8 @@ def _running_modules() -> list[Module]:
 
 
 def _path_to(target: Module, root: Module) -> str | None:
-    leaves = jax.tree_util.tree_leaves_with_path(root, is_leaf=lambda x: x is target)
+    try:
+        leaves = jax.tree_util.tree_leaves_with_path(root, is_leaf=lambda x: x is target)
+    except Exception:  # its __init__ is still running
+        return None
     return next((path_text(path) for path, leaf in leaves if leaf is target), None)

@@ -13,7 +13,12 @@ from .._module.module import Module
 from .._state.index import strong
 from .._tree.filters import is_array
 from ..typing import DTypeLike, Key
-from ._checks import fail, is_size, require
+from ._checks import (
+    fail,
+    is_size,
+    require,
+    require_key,
+)
 from ._init import default_dtype
 
 
@@ -113,6 +118,7 @@ def _draw(sizes: dict[str, Any], dtype: Any, key: Any) -> Array:
     dtype = default_dtype(dtype)
     ok = jnp.issubdtype(dtype, jnp.inexact)
     require(ok, "Embedding", "dtype", "a floating-point or complex dtype", dtype)
+    require_key("Embedding", key)
     return jr.normal(key, tuple(sizes.values()), dtype)
 
 

@@ -13,7 +13,12 @@ from .._state.state import State
 from .._transform.vmap import filter_vmap
 from .._tree.filters import combine, is_array, partition
 from ..typing import Array, Key, PyTree
-from ._checks import check_state, is_size, require
+from ._checks import (
+    check_state,
+    is_size,
+    require,
+    require_key,
+)
 from ._stacking import has_slots, renewed, stacked, take
 from ._stateful import StatefulLayer
 
@@ -77,6 +82,7 @@ class Ensemble(StatefulLayer, Generic[_Member]):
         require(is_function, "Ensemble", "make_member", "a function", make_member)
         require(is_size(size), "Ensemble", "size", "an int ≥ 1", size)
         require(isinstance(split, bool), "Ensemble", "split", "a bool", split)
+        require_key("Ensemble", key)
         members = filter_vmap(make_member)(jr.split(key, size))
         require(
             callable(members), "Ensemble", "make_member", "a layer from it", members

@@ -10,7 +10,12 @@ from jaxtyping import Array, Float
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
-from ._checks import check_shape, is_size, require
+from ._checks import (
+    check_shape,
+    is_size,
+    require,
+    require_key,
+)
 from ._init import default_dtype, uniform_fan_in
 
 Size = int | Literal["scalar"]
@@ -63,6 +68,7 @@ class Linear(Module):
         key: Key,
     ) -> None:
         n, m = _count("in_features", in_features), _count("out_features", out_features)
+        require_key("Linear", key)
         weight_key, bias_key = jr.split(key)
         dtype = default_dtype(dtype)
         self.weight = uniform_fan_in(weight_key, (m, n), dtype, n)

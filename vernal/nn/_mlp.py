@@ -12,7 +12,11 @@ from .._module.by_value import by_value
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
-from ._checks import is_size, require
+from ._checks import (
+    is_size,
+    require,
+    require_key,
+)
 from ._linear import Linear, Size
 
 
@@ -86,6 +90,10 @@ class MLP(Module):
         require(is_size(depth, 0), "MLP", "depth", "an int ≥ 0", depth)
         is_width = is_size(width_size, 0)
         require(is_width, "MLP", "width_size", "an int ≥ 0", width_size)
+        functions = {"activation": activation, "final_activation": final_activation}
+        for name, function in functions.items():
+            expected = "a function, such as jax.nn.relu"
+            require(callable(function), "MLP", name, expected, function)
 
         def linear(n: Size, m: Size, bias: bool, key: Key) -> Linear:
             return Linear(n, m, bias, dtype, key=key)
@@ -93,6 +101,7 @@ class MLP(Module):
         def hidden(key: Key) -> Linear:
             return linear(width_size, width_size, use_bias, key)
 
+        require_key("MLP", key)
         keys = jr.split(key, depth + 1)
         if depth == 0:
             self.layers = (linear(in_size, out_size, use_final_bias, keys[0]),)

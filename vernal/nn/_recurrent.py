@@ -11,7 +11,14 @@ from .._module.fields import field
 from .._module.module import Module
 from .._tree.filters import is_inexact_array
 from ..typing import DTypeLike, Key
-from ._checks import check_array, check_shape, fail, is_size, require
+from ._checks import (
+    check_array,
+    check_shape,
+    fail,
+    is_size,
+    require,
+    require_key,
+)
 from ._init import default_dtype, uniform_fan_in
 from ._numerics import compute_dtype
 
@@ -81,6 +88,7 @@ class GRUCell(Module):
         key: Key,
     ) -> None:
         _check_sizes("GRUCell", input_size, hidden_size)
+        require_key("GRUCell", key)
         ih_key, hh_key, bias_key, n_key = jr.split(key, 4)
         n, dtype = hidden_size, default_dtype(dtype)
         self.weight_ih = uniform_fan_in(ih_key, (3 * n, input_size), dtype, n)
@@ -182,6 +190,7 @@ class LSTMCell(Module):
         key: Key,
     ) -> None:
         _check_sizes("LSTMCell", input_size, hidden_size)
+        require_key("LSTMCell", key)
         ih_key, hh_key, bias_key = jr.split(key, 3)
         n, dtype = hidden_size, default_dtype(dtype)
         self.weight_ih = uniform_fan_in(ih_key, (4 * n, input_size), dtype, n)

@@ -10,8 +10,15 @@ from jaxtyping import Array
 from .._module.by_value import by_value
 from .._module.fields import field
 from .._module.module import Module
+from ..errors import short
 from ..typing import Key
-from ._checks import check_array, fail, is_number, require
+from ._checks import (
+    check_array,
+    fail,
+    is_key,
+    is_number,
+    require,
+)
 
 
 class Identity(Module):
@@ -129,6 +136,14 @@ class Dropout(Module):
                 expected="a PRNG key in training",
                 got="key=None",
                 fix="pass `key=`, or switch it off: vernal.nn.inference_mode(model)",
+            )
+        if not is_key(key):
+            fail(
+                self,
+                "`key` is not a PRNG key",
+                expected="a single key, such as jax.random.key(0)",
+                got=f"{short(repr(key))} ({type(key).__name__})",
+                fix="for several examples: jax.vmap over jax.random.split(key, n)",
             )
         if self.p == 1:
             return jnp.zeros_like(x)

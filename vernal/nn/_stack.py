@@ -17,7 +17,13 @@ from .._transform.vmap import filter_vmap
 from .._tree.filters import combine, is_array, partition
 from .._tree.format import tree_pformat
 from ..typing import Array, Key, PyTree
-from ._checks import check_state, fail, is_size, require
+from ._checks import (
+    check_state,
+    fail,
+    is_size,
+    require,
+    require_key,
+)
 from ._stacking import has_slots, renewed, stacked, take
 from ._stateful import StatefulLayer
 
@@ -87,6 +93,7 @@ class Stack(StatefulLayer, Generic[_Layer]):
         ok = isinstance(remat, bool) or callable(remat)
         expected = "a bool, or one of jax.checkpoint_policies"
         require(ok, "Stack", "remat", expected, remat)
+        require_key("Stack", key)
         layers = filter_vmap(make_layer)(jr.split(key, depth))
         require(callable(layers), "Stack", "make_layer", "a layer from it", layers)
         self.layers = layers
