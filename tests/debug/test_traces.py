@@ -93,3 +93,12 @@ def test_bad_arguments():
 def test_builtin_functions():
     """A function without a signature works too."""
     assert assert_max_traces(max, max_traces=1)(1, 2) == 2
+
+
+def test_a_static_field():
+    """What is no leaf is found too, where nothing else differs."""
+    call = jax.jit(assert_max_traces(lambda m, x: m(x), max_traces=1))
+    dropout = vn.nn.Dropout(0.5, inference=True)
+    call(dropout, jnp.ones(3))
+    with refuses(TraceCountError, "inference=False, before inference=True"):
+        call(vn.nn.inference_mode(dropout, False), jnp.ones(3))

@@ -47,13 +47,15 @@ def test_jit(row: Row) -> None:
 @every_layer
 def test_single_examples(row: Row) -> None:
     """In inference a batch is what its examples are one by one."""
+    call = jax.jit(row.call)
     layer, state = row.split()
-    _, state = row.call(layer, state, row.batch())
+    _, state = call(layer, state, row.batch())
     layer = vn.nn.inference_mode(layer)
     xs = row.batch(seed=2)
-    want, _ = row.call(layer, state, xs)
+    want, _ = call(layer, state, xs)
     args = (state,) if row.stateful else ()
-    outs = [row.apply(layer, x, *args) for x in xs]
+    apply = jax.jit(row.apply)
+    outs = [apply(layer, x, *args) for x in xs]
     outs = [out[0] for out in outs] if row.stateful else outs
     assert_close(jnp.stack(outs), want)
 
@@ -72,7 +74,7 @@ def test_gradients(row: Row) -> None:
             return jnp.sum(jnp.sin(y) * jnp.cos(jnp.arange(y.size).reshape(y.shape)))
 
         args = (layer, row.batch(dtype=jnp.float64))
-        check_grads(loss, args, order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
+        check_grads(jax.jit(loss), args, order=1, modes=["rev"], rtol=1e-6, atol=1e-6)
 
 
 @every_layer
@@ -84,7 +86,7 @@ def test_every_parameter_is_trained(row: Row) -> None:
         y, _ = row.call(layer, state, row.batch())
         return jnp.sum(y * jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))
 
-    grads = jax.grad(loss)(layer)
+    grads = jax.jit(jax.grad(loss))(layer)
     assert jax.tree.structure(grads) == jax.tree.structure(layer)
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(grads))
 
@@ -106,10 +108,11 @@ def test_eval_shape(row: Row) -> None:
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=str)
 def test_half_precision(row: Row, dtype: Any) -> None:
     """Half in, half out, close to float32; the state keeps float32."""
+    call = jax.jit(row.call)
     layer, state = row.split()
-    want, _ = row.call(layer, state, row.batch())
+    want, _ = call(layer, state, row.batch())
     half = jax.tree.map(lambda p: p.astype(dtype), layer)
-    got, new_state = row.call(half, state, row.batch(dtype=dtype))
+    got, new_state = call(half, state, row.batch(dtype=dtype))
     assert got.dtype == dtype
     dtypes = {x.dtype for x in jax.tree.leaves(new_state)}
     assert dtypes <= {jnp.dtype("float32"), jnp.dtype("int32"), jnp.dtype("bool")}
@@ -121,9 +124,10 @@ def test_half_precision(row: Row, dtype: Any) -> None:
 @every_layer
 def test_x64(row: Row) -> None:
     """In 64-bit mode a layer of float64 gives float64."""
+    call = jax.jit(row.call)
     with x64():
         layer, state = row.split(jnp.float64)
-        y, new_state = row.call(layer, state, row.batch(dtype=jnp.float64))
+        y, new_state = call(layer, state, row.batch(dtype=jnp.float64))
         assert y.dtype == jnp.float64
         for x in jax.tree.leaves(new_state):
             assert x.dtype != jnp.float32
@@ -132,17 +136,19 @@ def test_x64(row: Row) -> None:
 @every_layer
 def test_numpy_leaves(row: Row) -> None:
     """NumPy arrays in the place of parameters and state give the same result."""
+    call = jax.jit(row.call)
     layer, state = row.split()
-    want = row.call(layer, state, row.batch())
+    want = call(layer, state, row.batch())
     layer, state = jax.tree.map(np.asarray, (layer, state))
-    assert_close(row.call(layer, state, row.batch()), want)
+    assert_close(call(layer, state, row.batch()), want)
 
 
 @every_layer
 def test_copies(row: Row) -> None:
     """Pickling, deep copying and rebuilding give an equal layer that works alike."""
+    call = jax.jit(row.call)
     layer, state = row.split()
-    want = row.call(layer, state, row.batch())
+    want = call(layer, state, row.batch())
     leaves, treedef = jax.tree.flatten((layer, state))
     for pair in (
         pickle.loads(pickle.dumps((layer, state))),
@@ -150,7 +156,7 @@ def test_copies(row: Row) -> None:
         jax.tree.unflatten(treedef, leaves),
     ):
         assert pair[0] == layer
-        assert_close(row.call(*pair, row.batch()), want, rtol=0, atol=0)
+        assert_close(call(*pair, row.batch()), want, rtol=0, atol=0)
 
 
 @every_layer
@@ -192,10 +198,11 @@ def test_no_leaks(row: Row) -> None:
 @every_layer
 def test_inference_is_pure(row: Row) -> None:
     """In inference nothing is random, and the state stays as it is."""
+    call = jax.jit(row.call)
     layer, state = row.split()
     layer = vn.nn.inference_mode(layer)
-    y, new_state = row.call(layer, state, row.batch())
-    again, _ = row.call(layer, new_state, row.batch())
+    y, new_state = call(layer, state, row.batch())
+    again, _ = call(layer, new_state, row.batch())
     assert_close((y, new_state), (again, state), rtol=0, atol=0)
 
 

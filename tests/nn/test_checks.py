@@ -343,3 +343,56 @@ def test_message_in_a_model() -> None:
         "  got:      (16, 3), float32\n"
         "  fix:      layers take one example; for a batch use jax.vmap(layer)"
     )
+
+
+@pytest.mark.parametrize("key", [0, None, "key", jnp.zeros(2), jr.split(jr.key(0))])
+def test_bad_keys(key: Any) -> None:
+    """Every constructor that draws refuses what is not a single PRNG key."""
+    words = ("`key`", "a single PRNG key")
+    makers: dict[str, Any] = {
+        "Linear": lambda: nn.Linear(3, 2, key=key),
+        "MLP": lambda: nn.MLP(3, 2, 4, 1, key=key),
+        "Conv1d": lambda: nn.Conv1d(3, 2, 3, key=key),
+        "ConvTranspose2d": lambda: nn.ConvTranspose2d(3, 2, 3, key=key),
+        "Embedding": lambda: nn.Embedding(3, 2, key=key),
+        "GRUCell": lambda: nn.GRUCell(3, 2, key=key),
+        "LSTMCell": lambda: nn.LSTMCell(3, 2, key=key),
+        "MultiheadAttention": lambda: nn.MultiheadAttention(1, 2, key=key),
+        "SpectralNorm": lambda: nn.SpectralNorm(LINEAR, "weight", key=key),
+        "Stack": lambda: nn.Stack(lambda k: LINEAR, 2, key=key),
+        "Ensemble": lambda: nn.Ensemble(lambda k: LINEAR, 2, key=key),
+    }
+    for name, make in makers.items():
+        with refuses(HyperparameterError, name, *words):
+            make()
+    if key is not None:
+        with refuses(InputError, "Dropout", "`key` is not a PRNG key"):
+            nn.Dropout(0.5)(jnp.ones(3), key=key)
+
+
+LINEAR = nn.Linear(3, 3, key=jr.key(0))
+
+
+def test_good_keys() -> None:
+    """Keys of the old kind are taken, and keys inside of transformations."""
+    nn.Linear(3, 2, key=jr.PRNGKey(0))
+    nn.Linear(3, 2, key=jr.key(0, impl="rbg"))
+    jax.vmap(lambda key: nn.Linear(3, 2, key=key))(jr.split(jr.key(0), 2))
+    jax.jit(lambda key: nn.Linear(3, 2, key=key))(jr.PRNGKey(0))
+    vn.filter_eval_shape(lambda key: nn.Dropout(0.5)(jnp.ones(3), key=key), jr.key(0))
+
+
+def test_an_error_inside_of_a_constructor() -> None:
+    """A layer called by an unfinished Module complains of its input all the same."""
+
+    class Net(vn.Module):
+        first: nn.Linear
+        second: nn.Linear
+
+        def __init__(self) -> None:
+            self.first = LINEAR
+            self.first(jnp.ones(5))
+            self.second = LINEAR
+
+    with refuses(InputError, "Linear", "(5,)"):
+        Net()

@@ -215,3 +215,10 @@ def test_bad_inputs() -> None:
     mlp = nn.MLP(2, 3, 4, 1, key=jr.key(0))
     with refuses(InputError, "Linear at `layers[0]` of MLP", "(5,)"):
         mlp(jnp.ones(5))
+
+
+@pytest.mark.parametrize("name", ["activation", "final_activation"])
+def test_an_activation_is_a_function(name: str) -> None:
+    """Names of activations are refused."""
+    with refuses(HyperparameterError, "MLP", f"`{name}`", "jax.nn.relu", "'relu'"):
+        nn.MLP(2, 3, 4, 1, **{name: "relu"}, key=jr.key(0))

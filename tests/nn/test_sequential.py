@@ -165,3 +165,40 @@ def test_what_is_no_state(state: Any) -> None:
     for layer in (nn.Identity(), nn.BatchNorm(3, "batch")):
         with refuses(InputError, "Sequential", "State", type(state).__name__):
             nn.Sequential([layer])(jnp.ones(3), state)
+
+
+class Plain(vn.Module):
+    """As in the README: it has state, takes no key, and derives from Module only."""
+
+    index: nn.StateIndex
+
+    def __init__(self) -> None:
+        self.index = nn.StateIndex(jnp.array(0))
+
+    def __call__(self, x: Any, state: nn.State) -> tuple[Any, nn.State]:
+        return x, state.set(self.index, state.get(self.index) + 1)
+
+
+def test_layers_of_ones_own() -> None:
+    """Whoever has a slot gets the state; a key goes to those only that accept one."""
+    model, state = nn.make_with_state(
+        lambda: nn.Sequential([Plain(), nn.Dropout(0.5), Plain(), jnp.sin])
+    )()
+    x = jnp.ones(3)
+    y, state = model(x, state, key=jr.key(0))
+    assert [int(state.get(model[i].index)) for i in (0, 2)] == [1, 1]
+    assert jnp.array_equal(
+        y, jnp.sin(nn.Dropout(0.5)(x, key=jr.split(jr.key(0), 4)[1]))
+    )
+
+
+def test_a_layer_that_returns_no_state() -> None:
+    """The error names the layer, and what it should return."""
+
+    class Forgetful(Plain):
+        def __call__(self, x: Any, state: nn.State) -> Any:
+            return x
+
+    model, state = nn.make_with_state(lambda: nn.Sequential([Forgetful()]))()
+    with refuses(InputError, "Sequential", "layers[0], Forgetful", "return y, state"):
+        model(jnp.ones(3), state)

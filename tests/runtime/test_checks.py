@@ -320,3 +320,11 @@ def test_a_program_that_fails_says_little() -> None:
     assert len(done.stderr.splitlines()) < 20
     for word in ("CpuCallback", "pure_callback", "INTERNAL"):
         assert word not in done.stderr
+
+
+def test_arguments_in_another_order() -> None:
+    """A message in the place of the condition, and what is no message, are refused."""
+    with refuses(TransformError, "not boolean", "no array", "in this order"):
+        vn.error_if(GOOD, "bad", "bad")
+    with refuses(TransformError, "a message is not a text", "3"):
+        vn.error_if(GOOD, GOOD < 0, 3)  # type: ignore[arg-type]

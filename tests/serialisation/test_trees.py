@@ -291,3 +291,14 @@ def test_a_state_slot_is_named() -> None:
     stored = vn.nn.make_with_state(vn.nn.BatchNorm)(4, "batch")[1]
     with refuses(ModelFileError, "batch_state_index"):
         read(written(stored), like)
+
+
+def test_swapped_arguments(tmp_path: pathlib.Path) -> None:
+    """A tree in the place of the file is refused, and nothing is written."""
+    for path in (str(tmp_path / "a.eqx"), tmp_path / "a.eqx"):
+        for call in (vn.tree_serialise_leaves, vn.tree_deserialise_leaves):
+            with refuses(
+                ModelFileError, "neither a path nor", "MLP", "path comes first"
+            ):
+                call(mlp(), path)
+    assert os.listdir(tmp_path) == []

@@ -176,13 +176,6 @@ def test_argnums_is_refused(grad):
 
 
 @both
-def test_a_loss_that_is_no_scalar(grad):
-    """JAX's own error about a non-scalar loss comes through."""
-    with pytest.raises(TypeError, match="scalar"):
-        grad(lambda x: x)(jnp.ones(2))
-
-
-@both
 def test_errors_of_the_function(grad):
     """What the function raises comes through as it is."""
 
@@ -199,3 +192,16 @@ def test_the_argument_is_not_changed():
     before = dict(m)
     vn.filter_grad(loss)(m)
     assert identical(m, before)
+
+
+@pytest.mark.parametrize("transform", [vn.filter_grad, vn.filter_value_and_grad])
+def test_the_result_must_be_a_scalar(transform):
+    """Another shape, a forgotten has_aux, and one too many, are each explained."""
+    x = jnp.ones(3)
+    with refuses(TransformError, "scalar", "f32[3]", "sum or mean"):
+        transform(lambda x: 2 * x)(x)
+    with refuses(TransformError, "shape ()", "(f32[], 'aux')", "has_aux=True"):
+        transform(lambda x: (x.sum(), "aux"))(x)
+    for wrong in (lambda x: x.sum(), lambda x: (x, 1), lambda x: [x.sum(), 1]):
+        with refuses(TransformError, "(value, aux)"):
+            transform(wrong, has_aux=True)(x)

@@ -101,6 +101,13 @@ def test_pprint_prints_what_pformat_returns(capsys):
     assert "[1." in (out := capsys.readouterr().out) and "list(...)" in out
 
 
+def test_jitted_functions_print_as_they_were_written():
+    """The text has no address in it, so that it is the same in every run."""
+    for function in (jax.nn.relu, jnp.tanh, jax.jit(lambda x: x)):
+        assert " at 0x" not in vn.tree_pformat(function)
+    assert vn.tree_pformat(jax.nn.relu) == "<function relu>"
+
+
 def test_text_in_the_place_of_a_leaf():
     """A Text prints as it is, without quotes."""
     assert vn.tree_pformat([Text("<gone>"), 1]) == "[<gone>, 1]"

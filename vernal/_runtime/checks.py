@@ -106,7 +106,8 @@ def branched_error_if(
     action = _action(on_error)
     if action == "off":
         return x
-    if bad := [msg for msg in msgs if not isinstance(msg, str)]:
+    texts: Sequence[Any] = msgs
+    if bad := [msg for msg in texts if not isinstance(msg, str)]:
         title = "error_if: a message is not a text."
         raise TransformError(report(title, expected="str", got=short(repr(bad[0]))))
     arrays, rest = partition(x, is_array)

@@ -7,13 +7,24 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO, TypeAlias
 
+from ..errors import ModelFileError, report
+
 PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 
 def file_name(path_or_file: PathOrFile) -> str:
     """The path of the file, with its suffix."""
-    if not isinstance(path_or_file, str | os.PathLike):
+    if hasattr(path_or_file, "write") or hasattr(path_or_file, "read"):
         return "<file object>"
+    if not isinstance(path_or_file, str | os.PathLike):
+        raise ModelFileError(
+            report(
+                "the first argument is neither a path nor an open file.",
+                expected="a str or pathlib.Path, or a file open for bytes",
+                got=f"{type(path_or_file).__name__}",
+                fix="the path comes first, and then the tree",
+            )
+        )
     path = pathlib.Path(path_or_file)
     return str(path if path.suffix else path.with_suffix(".eqx"))
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import jax
+import jax.numpy as jnp
 
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
-from .._tree.filters import combine, is_inexact_array, partition
-from ..errors import TransformError, report
+from .._tree.filters import combine, is_array_like, is_inexact_array, partition
+from .._tree.format import tree_pformat
+from ..errors import TransformError, report, short
 from .split import hide, reveal
 from .wrapper import Wrapper, check_callable
 
@@ -23,7 +25,7 @@ class _ValueAndGradWrapper(Wrapper):
 
         def loss(trained: Any) -> Any:
             out = self.fun(combine(trained, rest), *args, **kwargs)
-            value, aux = out if self.has_aux else (out, None)
+            value, aux = _value_and_aux(out, self.has_aux)
             return value, hide(aux)
 
         grad = jax.value_and_grad(loss, has_aux=True, **dict(self.options))
@@ -121,3 +123,20 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
                 fix="pass what is to be differentiated as one tuple, first",
             )
         )
+
+
+def _value_and_aux(out: Any, has_aux: bool) -> tuple[Any, Any]:
+    """Takes the result of a loss apart, or says what it should be."""
+    is_pair = isinstance(out, tuple) and len(out) == 2
+    value, aux = out if has_aux and is_pair else (out, None)
+    if (is_pair or not has_aux) and is_array_like(value) and jnp.shape(value) == ():
+        return value, aux
+    fix = "" if has_aux else "a sum or mean; for (value, aux) pass has_aux=True"
+    raise TransformError(
+        report(
+            "filter_grad: the function does not return a scalar.",
+            expected=f"{'(value, aux) with ' if has_aux else ''}a value of shape ()",
+            got=short(tree_pformat(out), 120),
+            fix=fix,
+        )
+    )

@@ -8,6 +8,15 @@ import wadler_lindig as wl
 
 from ..typing import PyTree
 
+_JITTED = type(jax.jit(lambda: None))
+
+
+def _innermost(function: Any) -> Any:
+    """The function as it was written, whose text is the same in every run."""
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        function = inner
+    return getattr(function, "fun", function)
+
 
 def _never(_: Any) -> bool:
     return False
@@ -57,8 +66,8 @@ def tree_pformat(
         if short_arrays and (isinstance(node, jax.Array) or is_struct):
             weak = "weak_" if getattr(node, "weak_type", False) else ""
             return wl.array_summary(node.shape, weak + node.dtype.name, kind=None)
-        if isinstance(node, jax.custom_jvp | jax.custom_vjp):
-            return wl.pdoc(getattr(node, "__wrapped__", node.fun))
+        if isinstance(node, jax.custom_jvp | jax.custom_vjp | _JITTED):
+            return wl.pdoc(_innermost(node))
         return None
 
     return wl.pformat(

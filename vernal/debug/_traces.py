@@ -21,7 +21,7 @@ class _Count:
 
     def __init__(self) -> None:
         self.traces = 0
-        self.seen: list[dict[str, str]] = []
+        self.last: tuple[dict[str, str], dict[str, str]] = ({}, {})
 
 
 class _MaxTraces(Wrapper):
@@ -33,7 +33,7 @@ class _MaxTraces(Wrapper):
         if self.max_traces is not None and count.traces >= self.max_traces:
             raise _too_many(self, now)
         count.traces += 1
-        count.seen.append(now)
+        count.last = now
         return self.fun(*args, **kwargs)
 
 
@@ -105,8 +105,10 @@ def get_num_traces(fn: Callable[..., Any]) -> int:
     )
 
 
-def _describe(fun: Any, args: Any, kwargs: Any) -> dict[str, str]:
-    """What the trace depends on: path -> shape and dtype, or value."""
+def _describe(
+    fun: Any, args: Any, kwargs: Any
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What the trace depends on: path -> shape and dtype, or value; and as printed."""
     try:
         arguments: dict[str, Any] = (
             inspect.signature(fun).bind(*args, **kwargs).arguments
@@ -114,12 +116,16 @@ def _describe(fun: Any, args: Any, kwargs: Any) -> dict[str, str]:
     except (TypeError, ValueError):  # it has no signature, or another one
         arguments = {"args": args, "kwargs": kwargs}
     found: dict[str, str] = {}
+    static: dict[str, str] = {}
     for name, value in arguments.items():
+        # One field to a line: static ones, too, which are no leaves.
+        lines = tree_pformat(value, width=1).splitlines()
+        static |= {f"{name}, line {i}": x.strip() for i, x in enumerate(lines)}
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
             place = path_text(path)
             dot = "." if place and place[0] != "[" else ""
             found[f"{name}{dot}{place}"] = _leaf_text(leaf)
-    return found
+    return found, static
 
 
 def _leaf_text(leaf: Any) -> str:
@@ -128,14 +134,10 @@ def _leaf_text(leaf: Any) -> str:
     return short(text) + weak
 
 
-def _too_many(wrapper: _MaxTraces, now: dict[str, str]) -> TraceCountError:
+def _too_many(wrapper: _MaxTraces, now: tuple[dict[str, str], ...]) -> TraceCountError:
     name = getattr(wrapper.fun, "__name__", None) or tree_pformat(wrapper.fun)
-    before = wrapper.count.seen[-1] if wrapper.count.seen else {}
-    changes = [
-        f"{place}: {now.get(place, 'absent')}, before {before.get(place, 'absent')}"
-        for place in {**before, **now}
-        if before.get(place) != now.get(place)
-    ]
+    pairs = list(zip(wrapper.count.last, now, strict=True))
+    changes = _changes(*pairs[0]) or _changes(*pairs[1])
     more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
     return TraceCountError(
         report(
@@ -147,3 +149,11 @@ def _too_many(wrapper: _MaxTraces, now: dict[str, str]) -> TraceCountError:
             else "make the jitted function once, not anew for each call",
         )
     )
+
+
+def _changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [
+        f"{place}: {now.get(place, 'absent')}, before {before.get(place, 'absent')}"
+        for place in {**before, **now}
+        if before.get(place) != now.get(place)
+    ]

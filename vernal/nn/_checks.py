@@ -197,7 +197,9 @@ def _running_modules() -> list[Module]:
 
 def _path_to(target: Module, root: Module) -> str | None:
     try:
-        leaves = jax.tree_util.tree_leaves_with_path(root, is_leaf=lambda x: x is target)
+        leaves = jax.tree_util.tree_leaves_with_path(
+            root, is_leaf=lambda x: x is target
+        )
     except Exception:  # its __init__ is still running
         return None
     return next((path_text(path) for path, leaf in leaves if leaf is target), None)

@@ -7,7 +7,13 @@ from jaxtyping import Array, Float
 from .._module.fields import field
 from .._module.module import Module
 from ..typing import DTypeLike, Key
-from ._checks import check_shape, fail, is_size, require
+from ._checks import (
+    check_shape,
+    fail,
+    is_size,
+    require,
+    require_key,
+)
 from ._numerics import compute_dtype
 from ._spatial import (
     PAD_MODES,
@@ -160,6 +166,7 @@ class ConvTranspose(Module):
         self.use_bias = use_bias
         self.padding_mode = padding_mode_of(name, padding_mode)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
+        require_key(name, key)
         self.weight, self.bias = draw_kernel(key, shape, use_bias, dtype)
 
     def __call__(

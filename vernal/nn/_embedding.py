@@ -113,8 +113,6 @@ def _draw(sizes: dict[str, Any], dtype: Any, key: Any) -> Array:
     for name, size in sizes.items():
         ok = is_size(size, minimum=0)
         require(ok, "Embedding", name, "an int ≥ 0, as no `weight` is given", size)
-    expected = "a PRNG key, as no `weight` is given"
-    require(key is not None, "Embedding", "key", expected, key)
     dtype = default_dtype(dtype)
     ok = jnp.issubdtype(dtype, jnp.inexact)
     require(ok, "Embedding", "dtype", "a floating-point or complex dtype", dtype)

@@ -1,5 +1,7 @@
 """Layers one after the other."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -8,9 +10,12 @@ from jaxtyping import Array
 
 from .._module.register import is_function
 from .._state.state import State
+from .._tree.format import tree_pformat
+from ..errors import short
 from ..typing import Key
 from ._checks import check_state, fail, require
 from ._simple import Lambda
+from ._stacking import has_slots
 from ._stateful import StatefulLayer
 
 _UNSET: Any = object()
@@ -20,9 +25,10 @@ class Sequential(StatefulLayer):
     """Applies layers in order.
 
     It is called as ``y = model(x)``, or with stateful layers as
-    ``y, state = model(x, state)``: the state goes to those layers that derive from
-    :class:`StatefulLayer` and say that they are stateful. Layers take one input each;
-    for a network that branches, write a Module of your own.
+    ``y, state = model(x, state)``: the state goes to those layers that have a
+    :class:`StateIndex` somewhere; a :class:`StatefulLayer` says itself whether it wants
+    it. A layer that accepts ``key`` is given one. Layers take one input each; for a
+    network that branches, write a Module of your own.
 
     Arguments:
         layers: the layers. Plain functions are wrapped in :class:`Lambda`.
@@ -75,12 +81,14 @@ class Sequential(StatefulLayer):
         n = len(self.layers)
         keys = [None] * n if key is None else jr.split(key, n)
         for i, (layer, subkey) in enumerate(zip(self.layers, keys, strict=True)):
+            kind: Any = type(layer)
+            extra = {"key": subkey} if _takes_key(kind) else {}
             if not _is_stateful(layer):
-                x = layer(x, key=subkey)
+                x = layer(x, **extra)
             elif state is _UNSET:
                 _fail_stateless(self, i)
             else:
-                x, state = layer(x, state=state, key=subkey)
+                x, state = _pair(self, i, layer(x, state, **extra))
         return x if state is _UNSET else (x, state)
 
     @overload
@@ -99,7 +107,32 @@ class Sequential(StatefulLayer):
 
 
 def _is_stateful(layer: Any) -> bool:
-    return isinstance(layer, StatefulLayer) and layer.is_stateful()
+    if isinstance(layer, StatefulLayer):
+        return layer.is_stateful()
+    return has_slots(layer)
+
+
+@functools.cache
+def _takes_key(kind: Any) -> bool:
+    """Whether layers of this type accept ``key=``; built-in ones all do."""
+    try:
+        parameters = inspect.signature(kind.__call__).parameters.values()
+    except (TypeError, ValueError):  # what has no signature is asked
+        return True
+    return any(p.name == "key" or p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def _pair(model: Sequential, i: int, out: Any) -> tuple[Any, State]:
+    """What a stateful layer returned, which must be two things."""
+    if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], State):
+        return out
+    fail(
+        model,
+        f"layers[{i}], {type(model.layers[i]).__name__}, did not return its state",
+        expected="(y, state), as it has a StateIndex or is a StatefulLayer",
+        got=short(tree_pformat(out)),
+        fix="return y, state",
+    )
 
 
 def _fail_stateless(model: Sequential, i: int) -> None:

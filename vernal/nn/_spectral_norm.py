@@ -12,7 +12,13 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import Key
-from ._checks import check_state, is_number, is_size, require
+from ._checks import (
+    check_state,
+    is_number,
+    is_size,
+    require,
+    require_key,
+)
 from ._named_weight import check_weight, with_weight
 from ._numerics import compute_dtype, power_iteration
 from ._stateful import StatefulLayer
@@ -82,6 +88,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
     ) -> None:
         check_weight("SpectralNorm", layer, weight_name, ndim=2)
         _check_numbers(num_power_iterations, eps)
+        require_key("SpectralNorm", key)
         self.layer = layer
         self.weight_name = weight_name
         self.num_power_iterations = num_power_iterations
