@@ -146,7 +146,7 @@ def _header(
 
 
 def _records(items: list[Item], sums: dict[str, str]) -> dict[str, Any]:
-    records = {}
+    records: dict[str, Any] = {}
     for item in items:
         dtype, shape = item.kind
         if shape is None:
