@@ -24,6 +24,8 @@ from ..errors import ModelFileError, TreeError, report, short
 from ._leaves import Kind, layout
 
 FORMAT = 1
+# What Python raises besides, for JSON that is not as we write it.
+_ODD = (AttributeError, ArithmeticError, RecursionError)
 _LARGEST_HEADER = 100_000_000  # what readers of the format accept
 
 
@@ -244,13 +246,7 @@ class Reader:
             records = content["leaves"].items()
             entries = tuple([_entry(name, record) for name, record in records])
             metadata = content["metadata"]
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except (ValueError, LookupError, TypeError, *_ODD) as error:
             self.damaged("the header cannot be read", short(repr(error)))
         arrays = {entry.name for entry in entries if entry.kind.shape is not None}
         if len(self._file.keys()) != len(arrays) or arrays != set(self._file.keys()):

@@ -105,6 +105,8 @@ def check_storable(leaf: Any, kind: Kind) -> None:
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise _unsuited("an abstract array without values", "save the real tree")
+    if isinstance(leaf, jax.core.Tracer):
+        raise _unsuited("a value that JAX is tracing", "save outside of `jit`")
     if isinstance(leaf, jax.Array) and not (
         leaf.is_fully_addressable or leaf.is_fully_replicated
     ):
