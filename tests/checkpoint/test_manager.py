@@ -15,7 +15,6 @@ import optax
 import pytest
 
 import vernal as vn
-from tests.checkpoint.test_file import script
 from tests.model_files import assert_same
 from tests.policy.source import ROOT
 from tests.strategies import refuses
@@ -292,4 +291,3 @@ def test_killed_processes_leave_whole_files(tmp_path: pathlib.Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("12 kills")
-    assert script("kill_writers").KEEP == 3
