@@ -168,8 +168,10 @@ def layout(leaf: Any, kind: Kind) -> tuple[str, tuple[int, ...]]:
 
 def is_key(x: Any) -> bool:
     """Whether a leaf is an array of random keys."""
-    is_jax = isinstance(x, jax.Array | jax.ShapeDtypeStruct)
-    return is_jax and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    if not isinstance(x, jax.Array | jax.ShapeDtypeStruct):
+        return False
+    is_plain = isinstance(x.dtype, np.dtype)  # asked first, as it is quick
+    return not is_plain and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _key_impl(leaf: Any) -> tuple[str, Any]:

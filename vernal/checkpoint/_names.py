@@ -30,10 +30,10 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     would be called the same, keys are quoted: ``['model'].layers[0].weight``.
     """
     pairs = jtu.tree_leaves_with_path(tree)
-    counts = Counter(_name(path) for path, _ in pairs)
+    names = [_join(path) or _ALONE for path, _ in pairs]
+    counts = Counter(names)
     found: dict[str, Any] = {}
-    for path, leaf in pairs:
-        name = _name(path)
+    for name, (path, leaf) in zip(names, pairs, strict=True):
         if counts[name] > 1 or name == _RESERVED:
             name = path_text(path)
         if name in found or name == _RESERVED:
@@ -46,10 +46,6 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
             )
         found[name] = leaf
     return found
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return _join(path) or _ALONE
 
 
 def _join(path: tuple[Any, ...]) -> str:
