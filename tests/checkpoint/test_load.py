@@ -18,6 +18,7 @@ import vernal as vn
 from tests import strategies
 from tests.model_files import assert_same, zeros_like
 from tests.strategies import Node, refuses
+from tests.world import x64
 from vernal.errors import ModelFileError, TreeError
 
 
@@ -204,6 +205,27 @@ def test_loaded_arrays_are_as_computed_ones(path: pathlib.Path) -> None:
     assert not any(x.weak_type or x.committed for x in loaded)
     path.unlink()
     assert (loaded[0] == 1).all()
+
+
+def test_64_bits_come_back(path: pathlib.Path) -> None:
+    """In 64-bit mode, and to NumPy in any; elsewhere it is a mismatch."""
+    with x64():
+        saved = [jnp.array([0.1, 1e300]), jnp.array(1j), jnp.array(2**40)]
+        vn.save(path, saved)
+        assert_same(vn.load(path, zeros_like(saved)), saved)
+    host = [np.asarray(x) for x in saved]
+    assert_same(vn.load(path, [np.zeros_like(x) for x in host]), host)
+    with refuses(ModelFileError, "`[0]` is float64[2] and should be float32[2]"):
+        vn.load(path, [jnp.zeros(2), *host[1:]])
+
+
+def test_a_mode_comes_back(path: pathlib.Path) -> None:
+    """A model that was saved for inference is one when it is loaded."""
+    model = training(0)["model"]
+    vn.save(path, vn.nn.inference_mode(model))
+    loaded = vn.load(path, model)
+    assert loaded.dropout.inference and loaded.norm.inference
+    assert not model.dropout.inference
 
 
 def mesh(*sizes: int) -> jax.sharding.Mesh:

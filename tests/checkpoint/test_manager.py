@@ -167,9 +167,19 @@ def test_a_step_is_replaced_but_never_put_before_others(folder: pathlib.Path) ->
         manager.save(3, 1, metric=1)
         manager.save(3, 2, metric=2)
         assert manager.restore(0) == 2
-        with refuses(ModelFileError, "later checkpoints", "step 2", "from 3 on"):
+        with refuses(ModelFileError, "step 2 is too early", "from 3 on"):
             manager.save(2, 3)
         assert manager.steps == (3,)
+        with refuses(ModelFileError, "step -1 is too early"):
+            manager.save(-1, 3)
+
+
+def test_the_metric_of_a_replaced_step_is_the_new_one(folder: pathlib.Path) -> None:
+    """The old one, which was better, counts no more."""
+    with Manager(folder, best="min", keep=2) as manager:
+        for step, metric in ((3, 0.1), (3, 5), (4, 3)):
+            manager.save(np.int64(step), metric, metric=metric)
+    assert manager.best == 4
 
 
 def test_there_may_be_no_checkpoint(folder: pathlib.Path) -> None:
@@ -214,6 +224,8 @@ def test_what_cannot_be_saved_is_refused_at_once(folder: pathlib.Path) -> None:
     with Manager(folder) as manager:
         with refuses(TreeError, "leaf `a`"):
             manager.save(1, {"a": np.array(["x"])})
+        with refuses(TreeError, "`metadata`"):
+            manager.save(1, {"a": 1}, metadata={"a": object()})
         assert manager.steps == ()
 
 

@@ -127,13 +127,13 @@ def _header(
             "data_offsets": (start, end),
         }
         start = end
-    manifest = _json({"leaves": _records(items, sums), "metadata": metadata})
+    manifest = to_json({"leaves": _records(items, sums), "metadata": metadata})
     own: Any = {
         "format": f"vernal {FORMAT}",
         "manifest": manifest,
         "checksum": _checksum(manifest.encode()),
     }
-    text = _json({"__metadata__": own} | table).encode()
+    text = to_json({"__metadata__": own} | table).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > _LARGEST_HEADER:
         raise TreeError(
@@ -159,7 +159,12 @@ def _records(items: list[Item], sums: dict[str, str]) -> dict[str, Any]:
     return records
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """The text of the manifest or of metadata.
+
+    Raises:
+        TreeError: JSON cannot hold it.
+    """
     try:
         return json.dumps(value, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -249,7 +254,7 @@ class Reader:
         except (ValueError, LookupError, TypeError, *_ODD) as error:
             self.damaged("the header cannot be read", short(repr(error)))
         arrays = {entry.name for entry in entries if entry.kind.shape is not None}
-        if len(self._file.keys()) != len(arrays) or arrays != set(self._file.keys()):
+        if arrays != set(self._file.keys()):
             self.damaged("the arrays are not those that the header names", "others")
         return FileInfo(self.path, size, entries, metadata, FORMAT)
 

@@ -79,8 +79,9 @@ def load(
             ``like`` is, if that is on several devices or abstract with a sharding.
 
     Returns:
-        A tree as ``like``, with the values from the file; leaves that are not stored,
-        such as functions, are those of ``like``. With ``strict=False``, a pair
+        A tree as ``like``, with the values from the file, also of static fields that
+        are ``stored``, such as the ``inference`` of a layer. Leaves that are not
+        stored, such as functions, are those of ``like``. With ``strict=False``, a pair
         of the tree and a :class:`vernal.checkpoint.LoadReport`.
 
     Raises:

@@ -1,6 +1,7 @@
 """``Manager``: the checkpoints of a training run, in one folder."""
 
 import math
+import operator
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from .._serialisation.atomic import remove_leftovers
 from ..errors import ModelFileError, report
 from ..typing import PyTree
-from ._file import Item, inspect, write
+from ._file import Item, inspect, to_json, write
 from ._load import load
 from ._save import items_of
 
@@ -82,8 +83,8 @@ class Manager:
         computed. If the checkpoint before is still being written, it waits for it.
 
         Arguments:
-            step: its number, not smaller than that of the latest one. A checkpoint of
-                the same step is replaced.
+            step: its number, at least 0, and not smaller than that of the latest one.
+                A checkpoint of the same step is replaced.
             tree: as for :func:`vernal.save`.
             metric: what ``best`` goes by: a number, or an array with a single one. A
                 NaN is never the best.
@@ -91,23 +92,24 @@ class Manager:
                 and the metric.
 
         Raises:
-            ModelFileError: there are later checkpoints.
-            TreeError: a leaf cannot be stored.
+            ModelFileError: there are later checkpoints, or ``step`` is negative.
+            TreeError: a leaf cannot be stored, or the metadata is no JSON.
             OSError: writing the checkpoint *before* failed.
         """
-        latest = self.latest
-        if latest is not None and step < latest:
+        step = operator.index(step)
+        first = self.latest or 0
+        if step < first:
             raise ModelFileError(
                 report(
-                    f"Manager.save: {self._folder} has later checkpoints.",
-                    expected=f"a step from {latest} on",
-                    got=f"step {step}",
+                    f"Manager.save: step {step} is too early for {self._folder}.",
+                    expected=f"a step from {first} on",
                     fix="use another folder, or delete the later files",
                 )
             )
         items = items_of(tree, copy=True)
         metric = None if metric is None else float(metric)
         content = {"step": step, "metric": metric, "metadata": metadata}
+        to_json(content)  # complains now, not at the next call
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         future = self._thread.submit(self._write, step, items, content)
