@@ -192,6 +192,16 @@ def test_hostile_tables_are_refused(tmp_path: pathlib.Path) -> None:
             vn.load(path, tree)
 
 
+def test_an_array_without_a_record_is_refused(tmp_path: pathlib.Path) -> None:
+    """It has no checksum, so it could be anything."""
+    path = tmp_path / "f"
+    vn.save(path, {"a": np.arange(2.0), "n": 1})
+    rewrite(path, lambda header, manifest: manifest["leaves"].pop("a"))
+    for read in (vn.checkpoint.inspect, lambda path: vn.load(path, {"n": 0})):
+        with refuses(ModelFileError, str(path), "not those that the header names"):
+            read(path)
+
+
 def test_a_manifest_without_end_is_refused(tmp_path: pathlib.Path) -> None:
     """Depth is no way to bring a reader down."""
     path = tmp_path / "f"

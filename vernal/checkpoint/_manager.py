@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 from .._serialisation.atomic import remove_leftovers
-from ..errors import ModelFileError, report
+from ..errors import ModelFileError, report, short
 from ..typing import PyTree
 from ._file import Item, inspect, to_json, write
 from ._load import load
@@ -94,7 +94,7 @@ class Manager:
         Raises:
             ModelFileError: there are later checkpoints, or ``step`` is negative.
             TreeError: a leaf cannot be stored, or the metadata is no JSON.
-            OSError: writing the checkpoint *before* failed.
+            OSError: writing the checkpoint *before* failed; this one is not written.
         """
         step = operator.index(step)
         first = self.latest or 0
@@ -167,7 +167,9 @@ class Manager:
             raise ModelFileError(
                 report(
                     f"Manager: {self._folder} has no such checkpoint.",
-                    expected=f"one of the steps {steps}" if steps else "an older run",
+                    expected=f"one of {short(steps)}"
+                    if steps
+                    else "a folder with checkpoints",
                     got=f"{step!r}",
                     fix="ask `manager.latest` whether there is one; `best` needs "
                     "`Manager(best=…)` and `save(metric=…)`",
