@@ -107,13 +107,16 @@ def test_values_are_those_at_the_time_of_saving(
     double = jax.jit(lambda x: 2 * x, donate_argnums=0)
     x, y = jnp.arange(10_000.0), np.arange(10)
     with Manager(folder) as manager:
-        manager.save(1, {"x": x, "y": y})  # returns while nothing is written
+        note = ["old"]
+        manager.save(1, {"x": x, "y": y}, metadata=note)  # and nothing is written yet
+        note[0] = "another"
         for _ in range(10):
             x = double(x)
         y[:] = 0
         assert not list(folder.glob("*.safetensors"))
         gate.set()
         loaded = manager.restore({"x": x, "y": y})
+    assert vn.checkpoint.inspect(manager.path()).metadata["metadata"] == ["old"]
     assert (loaded["x"] == jnp.arange(10_000.0)).all()
     assert (loaded["y"] == np.arange(10)).all()
 

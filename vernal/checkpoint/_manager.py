@@ -1,5 +1,6 @@
 """``Manager``: the checkpoints of a training run, in one folder."""
 
+import json
 import math
 import operator
 import os
@@ -109,7 +110,8 @@ class Manager:
         items = items_of(tree, copy=True)
         metric = None if metric is None else float(metric)
         content = {"step": step, "metric": metric, "metadata": metadata}
-        to_json(content)  # complains now, not at the next call
+        # A copy; and what is no JSON is refused now, not at the next call.
+        content = json.loads(to_json(content))
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         future = self._thread.submit(self._write, step, items, content)
