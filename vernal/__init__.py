@@ -1,6 +1,12 @@
 """Neural networks on JAX as immutable pytrees, with explicit state."""
 
-from . import debug as debug, errors as errors, nn as nn, typing as typing
+from . import (
+    checkpoint as checkpoint,
+    debug as debug,
+    errors as errors,
+    nn as nn,
+    typing as typing,
+)
 from ._module.abstract import (
     AbstractClassVar as AbstractClassVar,
     AbstractVar as AbstractVar,
@@ -68,6 +74,8 @@ from ._tree.filters import (
 )
 from ._tree.format import tree_pformat as tree_pformat, tree_pprint as tree_pprint
 from ._tree.surgery import apply_updates as apply_updates, tree_at as tree_at
+from .checkpoint._load import load as load
+from .checkpoint._save import save as save
 from .errors import (
     EquinoxRuntimeError as EquinoxRuntimeError,
     EquinoxTracetimeError as EquinoxTracetimeError,
@@ -84,6 +92,7 @@ __all__ = [
     "Partial",
     "apply_updates",
     "branched_error_if",
+    "checkpoint",
     "clear_caches",
     "combine",
     "debug",
@@ -116,9 +125,11 @@ __all__ = [
     "is_array_like",
     "is_inexact_array",
     "is_inexact_array_like",
+    "load",
     "module_update_wrapper",
     "nn",
     "partition",
+    "save",
     "tree_at",
     "tree_check",
     "tree_deserialise_leaves",

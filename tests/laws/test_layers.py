@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pathlib
 import pickle
 from typing import Any
 
@@ -168,6 +169,15 @@ def test_serialise(row: Row) -> None:
     file.seek(0)
     like = vn.filter_eval_shape(row.split)
     assert_close(vn.tree_deserialise_leaves(file, like), (layer, state), 0, 0)
+
+
+@every_layer
+def test_save(row: Row, tmp_path: pathlib.Path) -> None:
+    """What is saved by name comes back in every bit, into an abstract layer."""
+    layer, state = row.split()
+    vn.save(tmp_path / "file", (layer, state))
+    like = vn.filter_eval_shape(row.split)
+    assert_close(vn.load(tmp_path / "file", like), (layer, state), 0, 0)
 
 
 @every_layer

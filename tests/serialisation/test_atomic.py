@@ -11,6 +11,7 @@ import pytest
 
 import vernal as vn
 from tests.strategies import refuses
+from vernal._serialisation.atomic import remove_leftovers, replacing
 from vernal.errors import TreeError
 
 
@@ -64,6 +65,43 @@ def test_the_new_file_is_complete_before_it_takes_the_place(
     monkeypatch.setattr(os, "replace", spy_replace)
     vn.tree_serialise_leaves(path, 1, filter_spec=lambda file, x: file.write(b"new"))
     assert path.read_bytes() == b"new"
+
+
+def test_the_new_name_lasts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is synced after the file has taken its place, and if it can be."""
+    steps, replace, fsync = [], os.replace, os.fsync
+
+    def spy_fsync(number: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(number).st_mode)
+        steps.append("folder" if is_folder else "file")
+        fsync(number)
+        if is_folder:
+            raise OSError("not on this disk")
+
+    def spy_replace(source: Any, target: Any) -> None:
+        steps.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
+    with replacing(tmp_path / "no suffix") as file:
+        file.write(b"new")
+    assert steps == ["file", "replace", "folder"]
+    assert (tmp_path / "no suffix").read_bytes() == b"new"
+
+
+def test_leftovers_are_removed(tmp_path: pathlib.Path) -> None:
+    """Those of killed writers, and nothing else."""
+    with replacing(tmp_path / "file"):
+        (name,) = os.listdir(tmp_path)
+    for other in (name, "a.tmp", ".a.tmp", name + ".x"):
+        (tmp_path / other).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [".a.tmp", "a.tmp", "file", name + ".x"]
+    )
 
 
 def test_permissions_and_links(tmp_path: pathlib.Path) -> None:

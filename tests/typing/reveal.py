@@ -1,5 +1,7 @@
 """What mypy must infer for the public API. It also runs, as it stands."""
 
+import pathlib
+import tempfile
 from typing import assert_type
 
 import jax
@@ -25,6 +27,8 @@ class Affine(vn.Module):
 
 
 counter, state = vn.nn.make_with_state(Counter)()
+file = pathlib.Path(tempfile.mkdtemp()) / "state"
+vn.save(file, state)
 assert_type(counter, Counter)
 assert_type(state, vn.nn.State)
 assert_type(state.get(counter.index), jax.Array)
@@ -35,3 +39,8 @@ assert_type(vn.tree_at(lambda m: m.index, counter, None), Counter)
 assert_type(vn.nn.split_state(Counter()), tuple[Counter, vn.nn.State])
 assert_type(vn.nn.join_state(counter, state), Counter)
 assert_type(state.set(counter.index, jnp.array(1)), vn.nn.State)
+assert_type(vn.load(file, state), vn.nn.State)
+assert_type(
+    vn.load(file, state, strict=False),
+    tuple[vn.nn.State, vn.checkpoint.LoadReport],
+)

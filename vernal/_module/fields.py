@@ -26,8 +26,9 @@ def field(
             must be hashable and comparable, and no array. ``"if_function"``: metadata
             if the value is a plain function, part of the pytree if it is something
             that may hold arrays, such as another Module.
-        stored: of a static field: whether :func:`tree_serialise_leaves` writes its
-            value, a number or a flag, into model files as it does leaves.
+        stored: of a static field: whether :func:`save` and
+            :func:`tree_serialise_leaves` write its value, a number or a flag, into
+            files as they do leaves.
         **kwargs: as for ``dataclasses.field``: ``default``, ``default_factory``,
             ``init``, ``repr``, ``metadata``, ``kw_only`` …
 
