@@ -3,7 +3,7 @@
     python examples/transformer.py --help
 
 The text is the language reference that Python ships for `help()`. After learning nine
-tenths of it, the model takes 2.14 bits for each character of the rest; gzip, which
+tenths of it, the model takes 2.20 bits for each character of the rest; gzip, which
 knows the same text, takes 2.57, and the frequencies of characters alone, 4.69.
 """
 
