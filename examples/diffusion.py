@@ -6,8 +6,8 @@ A small U-Net sees a noisy image, the strength of the noise, and which digit it 
 learns what the image was. From that follows the slope of an ordinary differential
 equation, which turns noise into a digit as the strength goes from large to small.
 After 1,200 steps, about a minute on two cores, a classifier that was trained on real
-digits reads 98 % of the made ones as what was asked for, and one that was trained on
-made digits only reads 96 % of the real ones that were held out.
+digits reads 97.8 % of the made ones as what was asked for, and one that was trained on
+made digits only reads 95.8 % of the real ones that were held out.
 """
 
 from collections.abc import Sequence

