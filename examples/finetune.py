@@ -4,8 +4,8 @@
 
 A network with batch normalization first learns to read crooked digits from 0 to 4,
 upright, lying and upside down. Then its body is frozen, parameters and statistics, and
-a new head learns 5 to 9 from a few examples of each. With five, it reads 77.9 % of the
-held-out ones; a network that learns from scratch reads 69.6 %.
+a new head learns 5 to 9 from a few examples of each. With five, it reads 78.3 % of the
+held-out ones; a network that learns from scratch reads 70.1 %.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,8 @@ def start(width: int, optimizer: optax.GradientTransformation, seed: int) -> Gam
 
     keys = jr.split(jr.key(seed))
     generator = player(make_generator, width, keys[0])
-    average = jax.tree.map(jnp.copy, (generator.model, generator.state))
+    # A copy in floats, as averages are, of the counters in the state as well.
+    average = jax.tree.map(lambda x: 1.0 * x, (generator.model, generator.state))
     return Game(generator, player(Critic, max(1, width // 2), keys[1]), average)
 
 
