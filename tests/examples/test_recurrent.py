@@ -19,8 +19,8 @@ def outcome(run_example):
 
 
 @pytest.fixture(scope="module")
-def recurrent(outcome):
-    return importlib.import_module("recurrent")
+def recurrent_data(outcome):
+    return importlib.import_module("recurrent_data")
 
 
 def errors(outcome):
@@ -50,22 +50,22 @@ def test_a_seed_decides(outcome, run_example):
     np.testing.assert_array_equal(again.picture, outcome.picture)
 
 
-def test_the_color_space(recurrent):
+def test_the_color_space(recurrent_data):
     """White is at lightness 1, gray has no color, and the way back leads back."""
     rgb = np.array([to_rgb(x) for x in ("white", "black", "gray", "red", "teal")])
-    lab = recurrent.to_lab(rgb)
+    lab = recurrent_data.to_lab(rgb)
     np.testing.assert_allclose(lab[:2], [[1, 0, 0], [0, 0, 0]], atol=1e-3)
     np.testing.assert_allclose(lab[2, 1:], 0, atol=1e-3)
     # From the publication of Oklab.
     np.testing.assert_allclose(lab[3], [0.628, 0.225, 0.126], atol=1e-3)
-    np.testing.assert_allclose(recurrent.to_screen(lab), rgb, atol=2e-3)
+    np.testing.assert_allclose(recurrent_data.to_screen(lab), rgb, atol=2e-3)
 
 
-def test_the_names_are_polite_and_whole(recurrent):
+def test_the_names_are_polite_and_whole(recurrent_data):
     """Every name fits, can be read back from its letters, and may be read aloud."""
-    data = recurrent.load()
+    data = recurrent_data.load()
     assert len(data.names) == 922 and len(set(data.names)) == 922
     assert not any("shit" in name for name in data.names)
-    alphabet = recurrent.LETTERS + "_"
+    alphabet = recurrent_data.LETTERS + "_"
     for name, row in zip(data.names, data.letters, strict=True):
         assert "".join(alphabet[i] for i in row).rstrip("_") == name
