@@ -38,9 +38,11 @@ assert_type(vn.nn.inference_mode(counter), Counter)
 assert_type(vn.tree_at(lambda m: m.index, counter, None), Counter)
 assert_type(vn.nn.split_state(Counter()), tuple[Counter, vn.nn.State])
 assert_type(vn.nn.join_state(counter, state), Counter)
-assert_type(state.set(counter.index, jnp.array(1)), vn.nn.State)
 assert_type(vn.load(file, state), vn.nn.State)
 assert_type(
     vn.load(file, state, strict=False),
     tuple[vn.nn.State, vn.checkpoint.LoadReport],
 )
+assert_type(
+    state.set(counter.index, jnp.array(1)), vn.nn.State
+)  # and last: it is used up
