@@ -23,7 +23,7 @@ print(len(jitted.cache), len(mapped.cache), jitted(jnp.ones(2)).tolist())
 
 
 def test_everything_is_compiled_anew():
-    """Functions, JAX's too, are traced again after the caches were cleared, and work as before."""
+    """Functions are traced again after the caches were cleared, JAX's own too."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
