@@ -149,7 +149,7 @@ class _Check:
 
 
 def _raise(check: _Check, code: jax.Array, arrays: _T) -> _T:
-    def check_at_runtime(code: jax.Array, arrays: _T) -> _T:
+    def run(code: jax.Array, arrays: _T) -> _T:
         def fail(code: jax.Array) -> jax.Array:
             return jax.pure_callback(check.fail, jax.ShapeDtypeStruct((), bool), code)
 
@@ -157,8 +157,8 @@ def _raise(check: _Check, code: jax.Array, arrays: _T) -> _T:
         failed = lax.cond(code >= 0, fail, lambda _: False, code)
         return jax.tree.map(lambda a: _replace(failed, a, jnp.zeros_like), arrays)
 
-    check_at_runtime.__name__ = CHECK
-    return jax.jit(check_at_runtime)(code, arrays)
+    run.__name__ = CHECK  # by which `has_checks` finds it
+    return jax.jit(run)(code, arrays)
 
 
 def _go_on(check: _Check, code: jax.Array, arrays: _T) -> _T:
@@ -221,7 +221,7 @@ def failure_code(pred: ArrayLike, index: ArrayLike, count: int) -> jax.Array:
             )
         )
     index = jnp.clip(index.astype(jnp.int32), 0, count - 1)
-    pred, index = jnp.broadcast_arrays(lax.stop_gradient(pred), index)
+    pred, index = jnp.broadcast_arrays(pred, index)
     code = jnp.where(pred, index, jnp.full_like(index, -1))
     return _largest(jnp.max(code, initial=-1))
 
