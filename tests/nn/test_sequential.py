@@ -192,6 +192,18 @@ def test_layers_of_ones_own() -> None:
     )
 
 
+def test_the_state_is_passed_by_name() -> None:
+    """A layer may take it by keyword only."""
+
+    class Named(Plain):
+        def __call__(self, x: Any, *, state: nn.State, key: Any) -> Any:
+            return super().__call__(x, state)
+
+    model, state = nn.make_with_state(lambda: nn.Sequential([Named()]))()
+    _, state = model(jnp.ones(3), state)
+    assert int(state.get(model[0].index)) == 1
+
+
 def test_a_layer_that_returns_no_state() -> None:
     """The error names the layer, and what it should return."""
 

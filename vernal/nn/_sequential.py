@@ -88,7 +88,7 @@ class Sequential(StatefulLayer):
             elif state is _UNSET:
                 _fail_stateless(self, i)
             else:
-                x, state = _pair(self, i, layer(x, state, **extra))
+                x, state = _pair(self, i, layer(x, state=state, **extra))
         return x if state is _UNSET else (x, state)
 
     @overload
