@@ -1,7 +1,6 @@
 """``filter_jit``: ``jax.jit`` for functions of arbitrary pytrees."""
 
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -262,15 +261,10 @@ def slow(x):
 
 
 def test_a_call_does_not_wait():
-    """A call returns long before the device has finished."""
+    """A call returns before the device has finished: on a busy machine, once in 50."""
     jitted, x = vn.filter_jit(slow), jnp.ones((300, 300)) / 300
     jitted(x).block_until_ready()
-    start = time.perf_counter()
-    y = jitted(x)
-    returned = time.perf_counter() - start
-    y.block_until_ready()
-    finished = time.perf_counter() - start
-    assert returned < finished / 4
+    assert any(not jitted(x).is_ready() for _ in range(50))
 
 
 def test_unhashable_leaves():
