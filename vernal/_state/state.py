@@ -4,22 +4,13 @@ from collections.abc import Hashable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._tree.filters import is_array_like
-from .._tree.format import tree_pformat
-from ..errors import (
-    ConsumedStateError,
-    ForeignStateError,
-    StateError,
-    StateValueError,
-    report,
-    short,
-)
+from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
-from .index import Shapes, Slot, StateIndex, is_index, shapes_of, strong
+from .index import Kind, Slot, StateIndex, is_index, shapes_of
 from .naming import named_slots
+from .values import fit, is_misshapen, value_text, wrong_shape
 
 T = TypeVar("T")
 
@@ -27,12 +18,26 @@ T = TypeVar("T")
 class Layout:
     """Which slots a State has: its pytree metadata, shared by all its successors."""
 
-    def __init__(self, keys: tuple[Hashable, ...], names: tuple[str, ...], owner: str):
+    def __init__(
+        self,
+        keys: tuple[Hashable, ...],
+        names: tuple[str, ...],
+        kinds: tuple[Kind, ...],
+        owner: str,
+    ) -> None:
         self.keys = keys
         self.names = names
+        self.kinds = kinds
         self.owner = owner
         self.key_path = tuple(map(jtu.DictKey, names))
+        self.places = {key: i for i, key in enumerate(keys)}
         self._hash = hash((keys, names))
+
+    def only(self, keys: tuple[Hashable, ...]) -> "Layout":
+        """The layout of some of these slots."""
+        chosen = [self.places[key] for key in keys]
+        names = tuple([self.names[i] for i in chosen])
+        return Layout(keys, names, tuple([self.kinds[i] for i in chosen]), self.owner)
 
     def __hash__(self) -> int:
         return self._hash
@@ -40,7 +45,9 @@ class Layout:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Layout) and self.keys == other.keys
+        if not isinstance(other, Layout):
+            return False
+        return self.keys == other.keys and self.kinds == other.kinds
 
     def __repr__(self) -> str:
         return f"{self.owner}: {', '.join(self.names)}"
@@ -77,14 +84,15 @@ class State:
     _consumed_by: str
 
     def __init__(self, model: PyTree) -> None:
-        keys, names, values = [], [], {}
+        names, kinds, values = [], [], {}
         for index, slot in named_slots(model):
             if index.marker not in values:
-                keys.append(index.marker)
                 names.append(slot.path)
+                kinds.append(index.kind)
                 values[index.marker] = index.init
+        owner = type(model).__name__
         self._values = values
-        self._layout = Layout(tuple(keys), tuple(names), type(model).__name__)
+        self._layout = Layout(tuple(values), tuple(names), tuple(kinds), owner)
 
     def get(self, item: StateIndex[T]) -> T:
         """Returns the value of a slot.
@@ -99,8 +107,8 @@ class State:
         """
         value: T = self._lookup(item, "get")
         shapes = shapes_of(value)
-        if shapes not in item.shapes and _is_misshapen(shapes, item.shapes):
-            raise _wrong_shape(item, value)
+        if shapes not in item.shapes and is_misshapen(shapes, item.shapes):
+            raise wrong_shape(item, value)
         return value
 
     def set(self, item: StateIndex[T], value: T) -> "State":
@@ -118,7 +126,7 @@ class State:
             StateValueError: the value has another structure, shape or dtype.
         """
         old = self._lookup(item, "set")
-        new = _like(old, value, self._name(item.marker), "set")
+        new = fit(old, value, self._name(item.marker), "set")
         return self._hand_over({item.marker: new}, "set", self._name(item.marker))
 
     def substate(self, pytree: PyTree) -> "State":
@@ -135,8 +143,7 @@ class State:
         """
         indices = filter(is_index, jax.tree.leaves(pytree, is_leaf=is_index))
         values = {i.marker: self._lookup(i, "substate") for i in indices}
-        names = tuple([self._name(key) for key in values])
-        return _make(values, Layout(tuple(values), names, self._layout.owner))
+        return make_state(values, self._layout.only(tuple(values)))
 
     def update(self, substate: "State") -> "State":
         """Returns a new State with all values of ``substate`` put in.
@@ -163,7 +170,7 @@ class State:
         old, new = self._alive("update"), substate._alive("update")
         if foreign := [key for key in new if key not in old]:
             raise self._foreign(substate._name(foreign[0]), substate._layout.owner)
-        new = {k: _like(old[k], v, self._name(k), "update") for k, v in new.items()}
+        new = {k: fit(old[k], v, self._name(k), "update") for k, v in new.items()}
         return self._hand_over(new, "update", ", ".join(substate._layout.names[:3]))
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
@@ -174,17 +181,17 @@ class State:
     @classmethod
     def tree_unflatten(cls, keys: Layout, values: Any) -> "State":
         """The inverse of :meth:`tree_flatten`."""
-        return _make(dict(zip(keys.keys, values, strict=True)), keys)
+        return make_state(dict(zip(keys.keys, values, strict=True)), keys)
 
     def __copy__(self) -> "State":
-        return _make(dict(self._alive("copy")), self._layout)
+        return make_state(dict(self._alive("copy")), self._layout)
 
     def __repr__(self) -> str:
         if self._values is None:
             return f"State(replaced by {self._consumed_by})"
         names = self._layout.names
         width = max(map(len, names), default=0)
-        texts = [_text(self._values[key]) for key in self._layout.keys]
+        texts = [value_text(self._values[key]) for key in self._layout.keys]
         pairs = zip(names, texts, strict=True)
         rows = [f"  {name:<{width}}  {text}" for name, text in pairs]
         count = f"{len(rows)} slot{'' if len(rows) == 1 else 's'}"
@@ -236,7 +243,7 @@ class State:
     def _name(self, key: Hashable) -> str:
         if isinstance(key, Slot):
             return key.path
-        return self._layout.names[self._layout.keys.index(key)]
+        return self._layout.names[self._layout.places[key]]
 
     def _hand_over(self, new: dict[Hashable, Any], verb: str, name: str) -> "State":
         """Moves the dictionary into the next State: no copy, as this one is dead."""
@@ -244,10 +251,11 @@ class State:
         values.update(new)
         self._values = None
         self._consumed_by = f"`{verb}` of `{name}`"
-        return _make(values, self._layout)
+        return make_state(values, self._layout)
 
 
-def _make(values: dict[Hashable, Any], layout: Layout) -> State:
+def make_state(values: dict[Hashable, Any], layout: Layout) -> State:
+    """A State with these values, one for each key of the layout."""
     state = object.__new__(State)
     state._values = values
     state._layout = layout
@@ -262,94 +270,3 @@ def _flatten_with_keys(state: State) -> tuple[Any, Layout]:
 jtu.register_pytree_with_keys(
     State, _flatten_with_keys, State.tree_unflatten, State.tree_flatten
 )
-
-
-def _like(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
-    """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
-    olds, news = jax.tree.leaves(old), jax.tree.leaves(new)
-    treedef: Any = jax.tree.structure(old)
-    if treedef == jax.tree.structure(new):
-        fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
-        if all(x is not None for x in fitted):
-            return treedef.unflatten(fitted)
-    shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
-    gained = any(a != b for a, b in shapes)
-    raise StateValueError(
-        report(
-            f"State.{verb}: the new value of `{name}` does not fit the old one.",
-            expected=_text(old),
-            got=_text(new),
-            fix=_AXIS_FIX if gained else "keep structure, shapes and dtypes",
-        )
-    )
-
-
-_AXIS_FIX = (
-    "a batch axis came in: under `vmap` pass and return the state with "
-    "in_axes=None, out_axes=None"
-)
-
-
-def _fit(old: Any, new: Any) -> Any:
-    """``new`` as a strongly typed array like ``old``; None if it does not fit."""
-    if not is_array_like(new):
-        return None
-    new = jnp.asarray(new)
-    if new.shape != old.shape:
-        return None
-    if new.dtype == old.dtype:
-        return strong(new)
-    # Python's numbers, and what is computed from them alone, fit as in arithmetic.
-    weak = getattr(new, "weak_type", False)
-    if weak and 0 < _kind(new.dtype) <= _kind(old.dtype):
-        return jax.lax.convert_element_type(new, old.dtype)
-    return None
-
-
-def _kind(dtype: Any) -> int:
-    """0 for bool and keys, 1 for integers, 2 for real and 3 for complex numbers."""
-    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
-    found = [i for i, kind in enumerate(kinds, 1) if jnp.issubdtype(dtype, kind)]
-    return found[0] if found else 0
-
-
-def _text(value: PyTree) -> str:
-    return short(tree_pformat(value, width=10_000, struct_as_array=True), 200)
-
-
-def _is_misshapen(shapes: Shapes, known: tuple[Shapes, ...]) -> bool:
-    """Whether a value with these shapes is not what a layer may expect.
-
-    Masks and specs in the place of a value have no shapes. Within ``shard_map`` a
-    layer may see a part of each array, with as many axes.
-    """
-    if None in shapes or len(shapes) != len(known[0]):
-        return False
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return True
-    ndims = [[len(shape or ()) for shape in value] for value in (shapes, *known)]
-    return ndims[0] not in ndims[1:]
-
-
-def _wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
-    marker = item.marker
-    name = marker.path if isinstance(marker, Slot) else "a slot"
-    wanted, found = item.shapes[-1], shapes_of(value)
-    both = zip(found, wanted, strict=True)
-    gained = any(len(a or ()) > len(b or ()) for a, b in both)
-    what = "gained an axis since it was made" if gained else "has another shape"
-    return StateValueError(
-        report(
-            f"State.get: the value of `{name}` {what}.",
-            expected=f"arrays of shape {', '.join(map(str, wanted))}",
-            got=_text(value),
-            fix=_GAINED_FIX if gained else _SHAPE_FIX,
-        )
-    )
-
-
-_GAINED_FIX = (
-    "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
-    "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
-)
-_SHAPE_FIX = "use the State that was made together with this model"

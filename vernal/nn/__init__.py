@@ -7,6 +7,12 @@ from .._state.build import (
     split_state as split_state,
 )
 from .._state.index import StateIndex as StateIndex
+from .._state.merge import merge_states as merge_states
+from .._state.rows import (
+    reset_rows as reset_rows,
+    row_axes as row_axes,
+    with_rows as with_rows,
+)
 from .._state.state import State as State
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
@@ -111,5 +117,9 @@ __all__ = [
     "inference_mode",
     "join_state",
     "make_with_state",
+    "merge_states",
+    "reset_rows",
+    "row_axes",
     "split_state",
+    "with_rows",
 ]

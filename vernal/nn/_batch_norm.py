@@ -23,6 +23,7 @@ from ._checks import (
     require,
 )
 from ._init import default_dtype
+from ._merging import MergeCounts, MergeMoments, merge_first_time
 from ._numerics import (
     axis_names,
     batch_moments,
@@ -136,11 +137,20 @@ class BatchNorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
         identity = (jnp.zeros(input_size, stored), jnp.ones(input_size, stored))
+        self.ema_first_time_index = self.ema_state_index = None
+        self.batch_counter = self.batch_state_index = None
         is_ema = mode == "ema"
-        self.ema_first_time_index = StateIndex(jnp.array(True)) if is_ema else None
-        self.ema_state_index = StateIndex(identity) if is_ema else None
-        self.batch_counter = None if is_ema else StateIndex(jnp.array(0, jnp.int32))
-        self.batch_state_index = None if is_ema else StateIndex(identity)
+        counter = "ema_first_time_index" if is_ema else "batch_counter"
+        moments = StateIndex(identity, merge=MergeMoments(counter, float(momentum)))
+        if is_ema:
+            self.ema_first_time_index = StateIndex(
+                jnp.array(True), merge=merge_first_time
+            )
+            self.ema_state_index = moments
+        else:
+            zero, rule = jnp.array(0, jnp.int32), MergeCounts(float(momentum))
+            self.batch_counter = StateIndex(zero, merge=rule)
+            self.batch_state_index = moments
         self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
         self.inference = inference
         self.input_size = input_size

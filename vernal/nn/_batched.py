@@ -8,6 +8,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 
 from .._module.fields import field
+from .._state.rows import check_rows, row_axes, row_slots
 from .._state.state import State
 from .._tree.paths import path_text
 from ..errors import StateValueError
@@ -61,8 +62,14 @@ class Batched(StatefulLayer, Generic[_Model]):
         axes: dict[str, Any] = {"in_axes": (0, None, 0), "axis_name": self.axis_name}
         if state is _UNSET:
             return jax.vmap(one, **axes)(x, None, keys)
+        rows = row_axes(state)
+        if rows is not None:
+            check_rows(
+                f"Batched({type(self.model).__name__})", state, (_size(self, x),)
+            )
+            axes["in_axes"] = (0, rows, 0)
         try:
-            return jax.vmap(one, **axes, out_axes=(0, None))(x, state, keys)
+            return jax.vmap(one, **axes, out_axes=(0, rows))(x, state, keys)
         except ValueError:
             _check_shared(self, one, axes, (x, state, keys))
             raise
@@ -73,7 +80,8 @@ def batched(model: _Model, axis_name: Any = "batch") -> Batched[_Model]:
 
     Each array of the input has the examples along its first axis. The state has not:
     all examples are given the same, and the model returns one new state for all, as
-    layers like :class:`BatchNorm` do by averaging over ``axis_name``.
+    layers like :class:`BatchNorm` do by averaging over ``axis_name``. Only slots that
+    are per row, such as caches, have an axis for the examples; see :func:`with_rows`.
 
     Arguments:
         model: called as ``y = model(x)`` or ``y, state = model(x, state)`` for one
@@ -86,7 +94,7 @@ def batched(model: _Model, axis_name: Any = "batch") -> Batched[_Model]:
 
     Raises:
         StateValueError: at the call, if an entry of the new state differs between
-            examples.
+            examples, or a slot that is per row has another number of rows.
 
     >>> import vernal as vn, jax.numpy as jnp
     >>> norm, state = vn.nn.make_with_state(vn.nn.BatchNorm)(3, "batch")
@@ -113,13 +121,16 @@ def _size(layer: Batched[Any], x: PyTree) -> int:
 
 def _check_shared(layer: Batched[Any], one: Any, axes: Any, args: Any) -> None:
     """Finds the first entry of the state that differs between examples, if any."""
-    name = layer.axis_name
     try:
         jax.eval_shape(jax.vmap(one, **axes), *args)
     except ValueError:
         return  # it is not the state that is wrong
     paths = [path for path, _ in jtu.tree_leaves_with_path(args[1])]
+    rows = row_slots(args[1])
     for i, path in enumerate(paths):
+        if path[0].key in rows:
+            continue
+        name = path[0].key + path_text(path[1:])
 
         def entry(*args: Any, i: int = i) -> Any:
             return jax.tree.leaves(one(*args)[1])[i]
@@ -129,9 +140,9 @@ def _check_shared(layer: Batched[Any], one: Any, axes: Any, args: Any) -> None:
         except ValueError:
             fail(
                 layer,
-                f"the new value of `{path_text(path)}` differs between examples",
+                f"the new value of `{name}` differs between examples",
                 error=StateValueError,
                 expected="one value for the whole batch",
-                got=f"a value for each example along {name!r}",
-                fix=f"reduce it in the layer: jax.lax.pmean(value, {name!r})",
+                got=f"a value for each example along {layer.axis_name!r}",
+                fix=f"in the layer: jax.lax.pmean(value, {layer.axis_name!r})",
             )

@@ -19,6 +19,7 @@ from ._checks import (
     require,
     require_key,
 )
+from ._merging import merge_to_first
 from ._named_weight import check_weight, with_weight
 from ._numerics import compute_dtype, power_iteration
 from ._stateful import StatefulLayer
@@ -101,7 +102,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         )
         unit = (u / jnp.linalg.norm(u), v / jnp.linalg.norm(v))
         steps = power_iteration(lax.stop_gradient(matrix), *unit, _INITIAL_STEPS, eps)
-        self.uv_index = StateIndex(steps)
+        self.uv_index = StateIndex(steps, merge=merge_to_first)
 
     def __call__(
         self,
