@@ -67,6 +67,13 @@ def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
 
 
+def _frozen(key: Any, dtype: Any) -> Any:
+    first, last = (nn.Linear(3, 3, dtype=dtype, key=key) for _ in range(2))
+    layers = [first, nn.BatchNorm(3, "batch", dtype=dtype), jax.nn.tanh, last]
+    model, state = nn.split_state(nn.Sequential(layers))
+    return nn.join_state(*nn.freeze(model, state, ["layers[0]", nn.BatchNorm]))
+
+
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
     def block(key: Any) -> nn.Sequential:
         linear = nn.Linear(3, 3, dtype=dtype, key=key)
@@ -282,6 +289,7 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),

@@ -3,13 +3,12 @@
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
-import jax
 import jax.tree_util as jtu
 
 from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
-from .index import Kind, Slot, StateIndex, is_index, shapes_of
-from .naming import named_slots
+from .index import Kind, Slot, StateIndex, shapes_of
+from .naming import indices, named_slots
 from .values import fit, is_misshapen, value_text, wrong_shape
 
 T = TypeVar("T")
@@ -141,8 +140,7 @@ class State:
             ConsumedStateError: this State was replaced by a newer one.
             ForeignStateError: ``pytree`` has an index of another model.
         """
-        indices = filter(is_index, jax.tree.leaves(pytree, is_leaf=is_index))
-        values = {i.marker: self._lookup(i, "substate") for i in indices}
+        values = {i.marker: self._lookup(i, "substate") for i in indices(pytree)}
         return make_state(values, self._layout.only(tuple(values)))
 
     def update(self, substate: "State") -> "State":
