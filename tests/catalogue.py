@@ -69,9 +69,9 @@ def _sequential(key: Any, dtype: Any) -> nn.Sequential:
 
 def _frozen(key: Any, dtype: Any) -> Any:
     first, last = (nn.Linear(3, 3, dtype=dtype, key=key) for _ in range(2))
-    layers = [first, nn.BatchNorm(3, "batch", dtype=dtype), jax.nn.tanh, last]
-    model, state = nn.split_state(nn.Sequential(layers))
-    return nn.join_state(*nn.freeze(model, state, ["layers[0]", nn.BatchNorm]))
+    norms = [nn.BatchNorm(3, "batch", dtype=dtype) for _ in range(2)]
+    model, state = nn.split_state(nn.Sequential([first, norms[0], last, norms[1]]))
+    return nn.join_state(*nn.freeze(model, state, "layers[1]"))
 
 
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:

@@ -70,7 +70,8 @@ def freeze(model: _Model, state: State, where: Where) -> tuple[Frozen[_Model], S
 
     The result is called like the model, always with the state: ``y, state = model(x,
     state)``. The model inside is ``.model``. Make the optimizer's state anew, as there
-    are fewer parameters. To freeze more, freeze again.
+    are fewer parameters. To freeze more, freeze again. To go to another precision, cast
+    the model before, as what is in the state is no longer reached.
 
     Arguments:
         model: the model, or one that has frozen parts already.
