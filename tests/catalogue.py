@@ -307,6 +307,13 @@ ROWS = [
         "nn/test_batch_norm",
         stateful=True,
     ),
+    Row(
+        "BatchNorm cumulative",
+        _typed(nn.BatchNorm, 2, "batch", momentum=None, unbiased=True),
+        (2, 3),
+        "nn/test_batch_norm_cumulative",
+        stateful=True,
+    ),
 ]
 
 STATEFUL = [row for row in ROWS if row.stateful]

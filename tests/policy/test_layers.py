@@ -19,12 +19,15 @@ RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 
 # What every layer of nn may import; these import nothing else of nn.
 NN_BASE = {
+    "_batch_axis",
+    "_batch_moments",
     "_checks",
     "_init",
     "_merging",
     "_mode",
     "_named_weight",
     "_numerics",
+    "_running",
     "_spatial",
     "_stacking",
     "_stateful",

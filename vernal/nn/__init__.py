@@ -57,6 +57,7 @@ from ._pool import (
     Pool as Pool,
 )
 from ._prelu import PReLU as PReLU
+from ._recalibrate import recalibrate as recalibrate
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
@@ -121,6 +122,7 @@ __all__ = [
     "join_state",
     "make_with_state",
     "merge_states",
+    "recalibrate",
     "reset",
     "reset_rows",
     "row_axes",

@@ -174,6 +174,17 @@ def unfreeze(model: Any, state: State) -> tuple[Any, State]:
     return whole, state
 
 
+def frozen_paths(model: Any) -> set[Path]:
+    """The paths of the parts that are frozen, anywhere in a model."""
+    found = set()
+    for path, node in walk(model):
+        if isinstance(node, Frozen):
+            inside = (*path, jtu.GetAttrKey("model"))
+            parts = walk(node.model)
+            found |= {inside + p for p, _ in parts if path_text(p) in node.names}
+    return found
+
+
 def _filled(model: Any, values: dict[str, Any]) -> Any:
     """Puts the frozen arrays back to their places."""
 
