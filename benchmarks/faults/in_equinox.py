@@ -15,7 +15,7 @@ from .tasks import batch, during, outcome
 
 PACKAGES = ("equinox", "jax")
 
-# What its warning encourages, and the default without an argument.
+# Without a mode, "ema" is taken, with a warning that advises "batch".
 MODES = ("batch", "ema")
 NAMED = {"batch": "batch_state_index", "ema": "ema_state_index"}
 
@@ -132,9 +132,12 @@ def split_anew(body: Any, state: Any) -> Any:
 
 
 def copy_slots(body: Any, state: Any) -> Any:
-    """What works: a fresh body in the new model, parameters and slots copied by hand."""
+    """A fresh body in the new model; parameters and slots are copied by hand."""
     net, net_state = eqx.nn.make_with_state(lambda k: Net(Body(k), k))(jr.key(1))
-    parts = lambda body: (body.linear, body.norm.weight, body.norm.bias)
+
+    def parts(body: Any) -> Any:
+        return body.linear, body.norm.weight, body.norm.bias
+
     net = eqx.tree_at(lambda net: parts(net.body), net, parts(body))
     for name in ("batch_counter", "batch_state_index"):
         value = state.get(getattr(body.norm, name))
@@ -143,7 +146,7 @@ def copy_slots(body: Any, state: Any) -> Any:
 
 
 def keep_two_states(body: Any, state: Any) -> Any:
-    """What works, too: the new model passes a state on for each part."""
+    """The new model is written for two states, and passes on one to each part."""
     head, head_state = eqx.nn.make_with_state(Body)(jr.key(1))
     net, net_state = NetOfTwoStates(body, head), (state, head_state)
     return net, net_state

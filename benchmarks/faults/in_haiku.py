@@ -96,23 +96,36 @@ def transfer() -> Any:
     return {"before": before, "after": after, "statements": count}
 
 
+def strip(tree: Any) -> Any:
+    """The names of a layer's modules, without that of the stack in front."""
+    return {name.split("/", 1)[1]: own for name, own in tree.items()}
+
+
+def flat(tree: Any) -> Any:
+    """All values of a tree."""
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
 def scan() -> Any:
     """``hk.layer_stack``, and the layers one by one."""
     xs = batch(3, 2)
     one = hk.transform_with_state(lambda x: Body()(x, True))
-    net = hk.transform_with_state(hk.layer_stack(tasks.DEPTH)(lambda x: Body()(x, True)))
+    net = hk.transform_with_state(
+        hk.layer_stack(tasks.DEPTH)(lambda x: Body()(x, True))
+    )
     params, state = net.init(jr.key(0), xs)
-    apply = lambda params, state, x: net.apply(params, state, None, x)
+
+    def apply(params: Any, state: Any, x: Any) -> Any:
+        return net.apply(params, state, None, x)
+
     scans = str(jax.make_jaxpr(apply)(params, state, xs)).count(" scan[")
     outputs, new = jax.jit(apply)(params, state, xs)
     looped, parts = xs, []
-    strip = lambda tree: {name.split("/", 1)[1]: own for name, own in tree.items()}
     for i in range(tasks.DEPTH):
         own = jax.tree.map(lambda a, i=i: a[i], (strip(params), strip(state)))
         looped, part = one.apply(*own, None, looped)
         parts.append(part)
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
     return {
         "outputs": (outputs, looped),
         "statistics": (flat(strip(new)), flat(together)),
@@ -141,10 +154,14 @@ def half(has_policy: bool) -> Any:
     return found
 
 
+def call_one(x: Any, is_training: bool) -> Any:
+    """A batch norm that takes one example under ``vmap``."""
+    return make_norm(cross_replica_axis="batch")(x, is_training)
+
+
 def forgotten() -> Any:
     """Steps under ``jax.vmap`` without ``out_axes``."""
-    call = lambda x, t: make_norm(cross_replica_axis="batch")(x, t)
-    net, xs = hk.transform_with_state(call), batch(3, 2)
+    net, xs = hk.transform_with_state(call_one), batch(3, 2)
     init = jax.vmap(net.init, (None, 0, None), out_axes=None, axis_name="batch")
     step = jax.vmap(net.apply, (None, None, None, 0, None), axis_name="batch")
     return two_steps(init(None, xs, True), step)
@@ -152,21 +169,20 @@ def forgotten() -> Any:
 
 def mapped_inside() -> Any:
     """Steps with ``hk.vmap``, which maps no state."""
-    norm = lambda x, t: make_norm(cross_replica_axis="batch")(x, t)
     axes = {"in_axes": (0, None), "axis_name": "batch", "split_rng": False}
-    net = hk.transform_with_state(lambda xs, t: hk.vmap(norm, **axes)(xs, t))
+    net = hk.transform_with_state(lambda xs, t: hk.vmap(call_one, **axes)(xs, t))
     return two_steps(net.init(None, batch(3, 2), True), net.apply)
 
 
 def two_steps(initial: Any, step: Any) -> Any:
     """Trains, looks at the shapes, and infers."""
     xs, (params, state) = batch(3, 2), initial
-    shape_of = lambda state: state["batch_norm/~/mean_ema"]["average"].shape
-    shapes = [shape_of(state)]
+    name = "batch_norm/~/mean_ema"
+    shapes = [state[name]["average"].shape]
     for i in (1, 2):
         with during(f"in training step {i}"):
             _, state = step(params, state, None, xs, True)
-        shapes.append(shape_of(state))
+        shapes.append(state[name]["average"].shape)
     return {
         "shapes": shapes,
         "inference": outcome(lambda: step(params, state, None, xs, False)[0]),
@@ -195,9 +211,12 @@ def reordered(are_named: bool) -> Any:
     new_params, new_state = pickle.loads(pickle.dumps((params, state)))
 
     def means(names: tuple[str, ...], params: Any, state: Any) -> Any:
-        read = lambda norm: jnp.ravel(norm.mean_ema.average)
-        look = lambda pair: {name: read(getattr(pair, name)) for name in saved}
-        net = hk.transform_with_state(lambda: look(Pair(names, are_named)))
+        def look() -> Any:
+            pair = Pair(names, are_named)
+            averages = {name: getattr(pair, name).mean_ema.average for name in saved}
+            return jax.tree.map(jnp.ravel, averages)
+
+        net = hk.transform_with_state(look)
         return net.apply(params, state, None)[0]
 
     return {

@@ -117,11 +117,11 @@ def scan() -> Any:
     """A scan, and the layers one by one."""
     stack, xs = Stack(rngs=nnx.Rngs(0)), batch(3, 2)
     graphdef, state = nnx.split(stack)
-    take = lambda i: nnx.merge(
-        *nnx.split(stack.layers)[:1],
-        jax.tree.map(lambda a: a[i], nnx.state(stack.layers)),
-    )
-    layers = [take(i) for i in range(tasks.DEPTH)]
+    layerdef, layer_state = nnx.split(stack.layers)
+    layers = [
+        nnx.merge(layerdef, jax.tree.map(lambda a, i=i: a[i], layer_state))
+        for i in range(tasks.DEPTH)
+    ]
     jaxpr = jax.make_jaxpr(lambda state: nnx.merge(graphdef, state)(xs))(state)
     outputs, looped = step(stack, xs), xs
     for layer in layers:

@@ -186,7 +186,7 @@ def reordered() -> Any:
     like = vn.nn.make_with_state(Loaded)()
     with tempfile.TemporaryDirectory() as folder:
         vn.save(Path(folder) / "file", {"model": model, "state": state})
-        new = vn.load(Path(folder) / "file", dict(zip(("model", "state"), like)))
+        new = vn.load(Path(folder) / "file", {"model": like[0], "state": like[1]})
     return {"saved": means(model, state), "loaded": means(new["model"], new["state"])}
 
 

@@ -1,7 +1,7 @@
-"""Runs the tasks in one library: ``python worker.py LIBRARY TASK...`` prints JSON.
+"""Runs the tasks in one library: ``python -m faults.worker LIBRARY TASK ...``.
 
 It is a program of its own, so that each library has a process, and may have a Python,
-of its own.
+of its own. It prints JSON.
 """
 
 import importlib
@@ -10,23 +10,9 @@ import importlib.util
 import json
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":
-    # The folder of this file must not be searched for modules, but the one above.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from faults.tasks import (  # noqa: E402
-    REFUSED,
-    RIGHT,
-    TASKS,
-    UNHELPFUL,
-    WRONG,
-    Task,
-    Without,
-    describe,
-)
+from .tasks import REFUSED, RIGHT, TASKS, UNHELPFUL, WRONG, Task, Without, describe
 
 # Each library's adapter, and the module that must be there for it.
 LIBRARIES = {
@@ -59,7 +45,9 @@ def main(library: str, names: list[str]) -> dict[str, Any]:
     adapter = importlib.import_module(f"faults.in_{library}")
     versions = {p: importlib.metadata.version(p) for p in adapter.PACKAGES}
     rows = {
-        name: {way: attempt(TASKS[name], run) for way, run in adapter.RUNS[name].items()}
+        name: {
+            way: attempt(TASKS[name], run) for way, run in adapter.RUNS[name].items()
+        }
         for name in names
     }
     return {"versions": versions, "tasks": rows}
