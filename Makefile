@@ -32,8 +32,8 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest doctest bench bench-quick faults format format-check lint types \
-        check clean
+.PHONY: help setup demo test test-oldest doctest bench bench-quick faults format \
+        format-check lint types check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile

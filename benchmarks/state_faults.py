@@ -3,8 +3,9 @@
     python benchmarks/state_faults.py --help
 
 Each library runs in a process of its own, and may have a Python of its own; one that
-is not installed is skipped. Every figure is measured in that run. Where a library has
-several ways to do a task, first comes what one would write first.
+is not installed is skipped. (The extras "bench" and "torch-fixtures" have them.) Every
+figure is measured in that run. Where a library has several ways to do a task, first
+comes what one would write first.
 """
 
 import argparse

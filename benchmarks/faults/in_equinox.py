@@ -156,14 +156,19 @@ def transfer(put_into_new_model: Any) -> Any:
     """Trains a body, puts it into a new model, and trains that for a step."""
     xs = batch(3, 2)
     body, state = eqx.nn.make_with_state(Body)(jr.key(0))
+    untrained, _ = batched(eqx.nn.inference_mode(body))(xs, state)
     _, state = batched(body)(xs, state)
     before, _ = batched(eqx.nn.inference_mode(body))(xs, state)
     net, net_state = put_into_new_model(body, state)
     own = net_state[0] if isinstance(net_state, tuple) else net_state
     after, _ = batched(eqx.nn.inference_mode(net.body))(xs, own)
     batched(net)(xs, net_state)
-    count = tasks.statements(put_into_new_model)
-    return {"before": before, "after": after, "statements": count}
+    return {
+        "untrained": untrained,
+        "before": before,
+        "after": after,
+        "statements": tasks.statements(put_into_new_model),
+    }
 
 
 class Stack(eqx.Module):

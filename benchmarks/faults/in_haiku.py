@@ -77,7 +77,7 @@ def call_net(x: Any, is_training: bool) -> Any:
 def put_into_new_model(params: Any, state: Any) -> Any:
     """What it takes; the body goes by its name."""
     net = hk.transform_with_state(call_net)
-    net_params, net_state = net.init(jr.key(1), batch(3, 2), True)
+    net_params, net_state = net.init(jr.key(1), batch(0, 1), True)
     net_params = hk.data_structures.merge(net_params, params)
     net_state = hk.data_structures.merge(net_state, state)
     return net, net_params, net_state
@@ -86,14 +86,20 @@ def put_into_new_model(params: Any, state: Any) -> Any:
 def transfer() -> Any:
     """Trains a body, puts it into a new model, and trains that for a step."""
     body, xs = hk.transform_with_state(call_body), batch(3, 2)
-    params, state = body.init(jr.key(0), xs, True)
+    # Averages start from the data that `init` is given; so it is given other data.
+    params, state = body.init(jr.key(0), batch(0, 1), True)
+    untrained, _ = body.apply(params, state, None, xs, False)
     _, state = body.apply(params, state, None, xs, True)
     before, _ = body.apply(params, state, None, xs, False)
     net, net_params, net_state = put_into_new_model(params, state)
     after, _ = body.apply(net_params, net_state, None, xs, False)
     net.apply(net_params, net_state, None, xs, True)
-    count = tasks.statements(put_into_new_model)
-    return {"before": before, "after": after, "statements": count}
+    return {
+        "untrained": untrained,
+        "before": before,
+        "after": after,
+        "statements": tasks.statements(put_into_new_model),
+    }
 
 
 def strip(tree: Any) -> Any:

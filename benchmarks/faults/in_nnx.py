@@ -77,6 +77,9 @@ def put_into_new_model(body: Any) -> Any:
 def transfer() -> Any:
     """Trains a body, puts it into a new model, and trains that for a step."""
     body, xs = Body(rngs=nnx.Rngs(0)), batch(3, 2)
+    body.eval()
+    untrained = body(xs)
+    body.train()
     step(body, xs)
     body.eval()
     before = body(xs)
@@ -85,8 +88,12 @@ def transfer() -> Any:
     after = net.layers[0](xs)
     net.train()
     step(net, xs)
-    count = tasks.statements(put_into_new_model)
-    return {"before": before, "after": after, "statements": count}
+    return {
+        "untrained": untrained,
+        "before": before,
+        "after": after,
+        "statements": tasks.statements(put_into_new_model),
+    }
 
 
 class Stack(nnx.Module):

@@ -64,13 +64,18 @@ def put_into_new_model(body: Any) -> Any:
 def transfer() -> Any:
     """Trains a body, puts it into a new model, and trains that for a step."""
     body, xs = make_body(), batch(3, 2)
-    body(xs)
-    before = body.eval()(xs)
+    untrained = body.eval()(xs).tolist()
+    body.train()(xs)
+    before = body.eval()(xs).tolist()
     net = put_into_new_model(body)
-    after = net.eval()[0](xs)
+    after = net.eval()[0](xs).tolist()
     net.train()(xs)
-    count = tasks.statements(put_into_new_model)
-    return {"before": before.tolist(), "after": after.tolist(), "statements": count}
+    return {
+        "untrained": untrained,
+        "before": before,
+        "after": after,
+        "statements": tasks.statements(put_into_new_model),
+    }
 
 
 def half(is_cast: bool) -> Any:

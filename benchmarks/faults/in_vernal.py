@@ -1,6 +1,5 @@
 """The tasks in vernal."""
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -75,14 +74,19 @@ def transfer() -> Any:
     """Trains a body, puts it into a new model, and trains that for a step."""
     xs = batch(3, 2)
     body, state = vn.nn.make_with_state(Body)(jr.key(0))
-    _, state = vn.nn.batched(body)(xs, state)
     infer = vn.nn.inference_mode
-    before, _ = vn.nn.batched(infer(body))(xs, copy.copy(state))
+    untrained, _ = vn.nn.batched(infer(body))(xs, state)
+    _, state = vn.nn.batched(body)(xs, state)
+    before, _ = vn.nn.batched(infer(body))(xs, state)
     net, net_state = put_into_new_model(body, state)
     after, _ = vn.nn.batched(infer(net[0]))(xs, net_state.substate(net[0]))
     vn.nn.batched(net)(xs, net_state)
-    count = tasks.statements(put_into_new_model)
-    return {"before": before, "after": after, "statements": count}
+    return {
+        "untrained": untrained,
+        "before": before,
+        "after": after,
+        "statements": tasks.statements(put_into_new_model),
+    }
 
 
 def scan() -> Any:

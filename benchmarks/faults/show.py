@@ -113,17 +113,17 @@ def show(results: Results, names: list[str]) -> None:
         print(markdown(results, names))
         return
     console, libraries = Console(), present(results)
-    details = Table("task", "library", "way", "verdict", "measured", title="Measured")
     overview = Table("task", *(TITLES[lib] for lib in libraries))
     overview.title = "Who gets it right"
     for name in names:
-        cells = [summary(tasks[name]) for tasks in libraries.values()]
-        overview.add_row(TASKS[name].title, *(Text(c, style(c)) for c in cells))
-        title = TASKS[name].title
+        details = Table("library", "way", "verdict", "measured")
+        details.title, details.caption = TASKS[name].title, Text(question(name))
         for lib, way, verdict, text in rows(results, name):
             cell = Text(verdict, style(verdict))
-            details.add_row(Text(title), lib, Text(way), cell, Text(text))
-            title = ""
-        details.add_section()
-    for item in (details, overview, *map(Text, footers(results))):
-        console.print(item)
+            details.add_row(lib, Text(way), cell, Text(text))
+        console.print(details)
+        cells = [summary(tasks[name]) for tasks in libraries.values()]
+        overview.add_row(TASKS[name].title, *(Text(c, style(c)) for c in cells))
+    console.print(overview)
+    for line in footers(results):
+        console.print(line, markup=False, highlight=False)

@@ -108,13 +108,14 @@ def shared(counts: list[int]) -> Judged:
 
 
 def transfer(found: dict[str, Any]) -> Judged:
-    """``found``: the body's inference output before and after, and the statements."""
+    """``found``: the body's output untrained, before and after; and the statements."""
     error = difference(found["before"], found["after"])
     count = found["statements"]
     text = (
         f"{count} statement{'' if count == 1 else 's'}, output differs by {error:.1g}"
     )
-    return error < 1e-5, text
+    is_trained = difference(found["before"], found["untrained"]) > TOLERANCE
+    return is_trained and error < 1e-5, text
 
 
 def scan(found: dict[str, Any]) -> Judged:
@@ -122,7 +123,8 @@ def scan(found: dict[str, Any]) -> Judged:
     error = np.max([difference(*found[n]) for n in ("outputs", "statistics")])
     scans = found["scans"]
     text = f"{scans} scan{'' if scans == 1 else 's'}, differs by {error:.1g}"
-    return bool(scans == 1 and error < 1e-4), text
+    is_normal = difference(np.std(found["outputs"][0], axis=0), 1) < TOLERANCE
+    return bool(scans == 1 and is_normal and error < 1e-4), text
 
 
 def half(found: dict[str, dict[str, Any]]) -> Judged:
@@ -158,7 +160,10 @@ def reordered(found: dict[str, Any]) -> Judged:
         f"{name} {np.mean(saved[name]):.0f} → {np.mean(loaded[name]):.0f}"
         for name in saved
     )
-    return all(difference(saved[n], loaded[n]) < 1e-6 for n in saved), text
+    are_apart = difference(saved["first"], saved["second"]) > 1
+    return are_apart and all(
+        difference(saved[n], loaded[n]) < 1e-6 for n in saved
+    ), text
 
 
 def count(found: int) -> Judged:

@@ -75,14 +75,15 @@ def test_equinox_adapter_works() -> None:
 
 
 X = np.random.default_rng(0).normal(size=(6, 3))
+X /= X.std(0)
 TRAINED = {"x": X, "variance": X.var(0), "y": X / X.std(0), "dtype": "float16"}
 GOOD = {
     "shared": [2],
-    "transfer": {"before": X, "after": X, "statements": 1},
+    "transfer": {"untrained": 2 * X, "before": X, "after": X, "statements": 1},
     "scan": {"outputs": (X, X), "statistics": (X, X), "scans": 1},
     "half": {"float16": TRAINED},
     "forgotten": {"shapes": [(3,), (3,)], "inference": "output 6×3"},
-    "reordered": {"saved": {"first": X, "second": -X}},
+    "reordered": {"saved": {"first": np.ones(3), "second": np.full(3, 5.0)}},
     "stale": 2,
     "lost": 2,
     "zero": np.zeros(3),
@@ -91,11 +92,14 @@ GOOD = {
 GOOD["reordered"]["loaded"] = GOOD["reordered"]["saved"]
 BAD: dict[str, list[Any]] = {
     "shared": [[1, 1], [1], [2, 2]],
-    "transfer": [{"before": X, "after": X + 1e-3, "statements": 1}],
+    "transfer": [
+        GOOD["transfer"] | {name: X + 1e-3} for name in ("after", "untrained")
+    ],
     "scan": [
         GOOD["scan"] | {"outputs": (X, X + 1e-3)},
         GOOD["scan"] | {"statistics": (X, X + 1e-3)},
         GOOD["scan"] | {"scans": 8},
+        GOOD["scan"] | {"outputs": (2 * X, 2 * X)},
     ],
     "half": [
         {"float16": TRAINED | {"variance": np.array([1.1, 1, 1]) * X.var(0)}},
@@ -105,7 +109,11 @@ BAD: dict[str, list[Any]] = {
         {"float16": TRAINED | {"y": np.full_like(X, np.nan)}},
     ],
     "forgotten": [{"shapes": [(3,), (6, 3)], "inference": "output 6×3"}],
-    "reordered": [GOOD["reordered"] | {"loaded": {"first": -X, "second": X}}],
+    "reordered": [
+        GOOD["reordered"]
+        | {"loaded": {"first": np.full(3, 5.0), "second": np.ones(3)}},
+        {"saved": {"first": X, "second": X}, "loaded": {"first": X, "second": X}},
+    ],
     "stale": [1, 0],
     "lost": [1, 0],
     "zero": [np.array([0, np.nan, 0]), np.ones(3)],
