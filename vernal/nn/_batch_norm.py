@@ -25,13 +25,13 @@ from ._checks import (
 from ._init import default_dtype
 from ._merging import MergeMoments, merge_first_time, running_slots
 from ._numerics import compute_dtype, normalize
-from ._running import average, select, update
-from ._stateful import StatefulLayer
+from ._running import average, select, update, where_seen
+from ._stateful import RunningStatistics
 
 _Moments = tuple[Float[Array, " input_size"], Float[Array, " input_size"]]
 
 
-class BatchNorm(StatefulLayer):
+class BatchNorm(RunningStatistics):
     r"""Normalizes each channel to the mean and variance of the batch.
 
     $$y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \gamma + \beta$$
@@ -267,6 +267,31 @@ class BatchNorm(StatefulLayer):
 
     def _affine(self) -> tuple[Array | None, Array | None]:
         return self.weight, self.bias
+
+    def adopted(
+        self, state: State, other: "BatchNorm", found: State, steps: int
+    ) -> State:
+        """The state with the statistics that a cumulative layer found.
+
+        Arguments:
+            state: the state of this layer.
+            other: what :meth:`cumulative` returned; if it saw nothing, all stays.
+            found: its state.
+            steps: the number of batches that it saw.
+        """
+        index = self.ema_state_index or self.batch_state_index
+        assert index is not None and other.batch_counter is not None
+        assert other.batch_state_index is not None
+        number = found.get(other.batch_counter)
+        moments = found.get(other.batch_state_index)
+        state = state.set(index, where_seen(number, moments, state.get(index)))
+        if self.ema_first_time_index is not None:
+            is_first = state.get(self.ema_first_time_index)
+            return state.set(self.ema_first_time_index, is_first & (number == 0))
+        assert self.batch_counter is not None
+        old = state.get(self.batch_counter)
+        count = number if self.momentum is None else jnp.full_like(old, steps)
+        return state.set(self.batch_counter, jnp.where(number > 0, count, old))
 
     def _batch(
         self, x: Array, state: State, mask: Array | None, inference: bool
