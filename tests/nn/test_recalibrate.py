@@ -131,9 +131,12 @@ def test_a_shared_norm_and_one_never_called() -> None:
     net, state = nn.make_with_state(Twice)()
     _, state = nn.batched(net)(jnp.asarray(DATA), state)
     state = state.set(net.unused.batch_counter, 5)
+    seen = (jnp.ones(3), jnp.full(3, 2.0))
+    state = state.set(net.unused.batch_state_index, seen)
     new = nn.recalibrate(net, state, BATCHES)
     assert_moments(net.one, new, moments_of(np.concatenate([DATA, 2 * DATA])))
     assert int(new.get(net.unused.batch_counter)) == 5
+    assert vn.tree_equal(new.get(net.unused.batch_state_index), seen)
 
 
 def test_in_stacks_and_ensembles() -> None:

@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
 from .index import Kind, Slot, StateIndex, shapes_of
+from .marks import marked
 from .naming import indices, named_slots
 from .values import fit, is_misshapen, value_text, wrong_shape
 
@@ -125,8 +126,9 @@ class State:
             StateValueError: the value has another structure, shape or dtype.
         """
         old = self._lookup(item, "set")
-        new = fit(old, value, self._name(item.marker), "set")
-        return self._hand_over({item.marker: new}, "set", self._name(item.marker))
+        name = self._name(item.marker)
+        new = marked(name, fit(old, value, name, "set"))
+        return self._hand_over({item.marker: new}, "set", name)
 
     def substate(self, pytree: PyTree) -> "State":
         """Returns a State of only those slots whose indices are in ``pytree``.
