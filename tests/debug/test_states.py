@@ -103,6 +103,42 @@ def test_what_is_lost_is_named(net, way):
         jax.jit(assert_updates_kept(step))(*net)
 
 
+class Sum(vn.Module):
+    """Stores a value of each row, through which a gradient flows."""
+
+    total: nn.StateIndex
+
+    def __init__(self):
+        self.total = nn.StateIndex(jnp.zeros(3), per_row=True)
+
+    def __call__(self, x, state):
+        total = state.get(self.total) + x
+        return jnp.sum(total**2), state.set(self.total, total)
+
+
+def test_values_with_rows_and_gradients():
+    """Stored values are followed where they are mapped and differentiated."""
+    layer, state = nn.make_with_state(Sum)()
+    state = nn.with_rows(state, 4)
+
+    def loss(xs, state):
+        ys, new = nn.batched(layer)(xs, state)
+        return jnp.sum(ys), new
+
+    for loses, way in [
+        (False, lambda s: nn.batched(layer)(XS, s)),
+        (True, lambda s: nn.batched(layer)(XS, s)[0]),
+        (False, lambda s: jax.grad(loss, has_aux=True)(XS, s)),
+        (True, lambda s: jax.grad(loss, has_aux=True)(XS, s)[0]),
+    ]:
+        step = jax.jit(assert_updates_kept(way))
+        if loses:
+            with refuses(LostUpdateError, "`total`"):
+                step(copy.copy(state))
+        else:
+            assert len(step(copy.copy(state))) == 2
+
+
 def test_a_part_that_is_lost(net):
     """Only what is lost is named: here a second update by another line."""
 
