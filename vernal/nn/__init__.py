@@ -6,6 +6,7 @@ from .._state.build import (
     make_with_state as make_with_state,
     split_state as split_state,
 )
+from .._state.diff import state_diff as state_diff
 from .._state.index import StateIndex as StateIndex
 from .._state.merge import merge_states as merge_states
 from .._state.reset import reset as reset
@@ -127,6 +128,7 @@ __all__ = [
     "reset_rows",
     "row_axes",
     "split_state",
+    "state_diff",
     "unfreeze",
     "with_rows",
 ]
