@@ -147,9 +147,8 @@ def _compare(name: str, old: Any, new: Any) -> Change | None:
     if not differ.any():
         return None
     gap = np.abs(b - a)[differ]
-    length = np.linalg.norm(a[np.isfinite(a)])
     with np.errstate(divide="ignore"):
-        relative = np.linalg.norm(gap) / length
+        relative = np.linalg.norm(gap) / np.linalg.norm(a)
     count = int(differ.sum())
     return Change(name, forms[0], count, a.size, float(gap.max()), float(relative))
 
