@@ -18,6 +18,7 @@ from ._adaptive_pool import (
     AdaptivePool as AdaptivePool,
 )
 from ._attention import MultiheadAttention as MultiheadAttention
+from ._bake import bake as bake
 from ._batch_norm import BatchNorm as BatchNorm
 from ._batched import batched as batched
 from ._conv import (
@@ -34,6 +35,7 @@ from ._conv_transpose import (
 )
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
+from ._fold import fold_norms as fold_norms
 from ._group_norm import GroupNorm as GroupNorm
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
@@ -106,8 +108,10 @@ __all__ = [
     "StateIndex",
     "StatefulLayer",
     "WeightNorm",
+    "bake",
     "batched",
     "delete_init_state",
+    "fold_norms",
     "inference_mode",
     "join_state",
     "make_with_state",
