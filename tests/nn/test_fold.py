@@ -1,6 +1,5 @@
 """Folded models beside a float64 formula, and beside themselves in inference."""
 
-import functools
 from typing import Any
 
 import jax
@@ -84,64 +83,48 @@ def slots(state: Any) -> int:
 
 # A layer, the shape of its input, and its formula without the bias.
 LAYERS: dict[str, Any] = {
-    "Linear": (linear, {"outputs": 3}, (4,), lambda m, x: m.weight @ x),
+    "Linear": (
+        lambda: nn.Linear(4, 3, key=KEY),
+        (4,),
+        lambda m, x: m.weight @ x,
+    ),
     "Linear without bias": (
-        linear,
-        {"outputs": 3, "use_bias": False},
+        lambda: nn.Linear(4, 3, use_bias=False, key=KEY),
         (4,),
         lambda m, x: m.weight @ x,
     ),
     "Conv1d": (
-        nn.Conv1d,
-        {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "stride": 2},
+        lambda: nn.Conv1d(2, 3, 3, stride=2, key=KEY),
         (2, 7),
         lambda m, x: convolve(x, m, ((0, 0),)),
     ),
     "Conv2d, groups": (
-        nn.Conv2d,
-        {"in_channels": 4, "out_channels": 6, "kernel_size": 2, "groups": 2},
+        lambda: nn.Conv2d(4, 6, 2, groups=2, key=KEY),
         (4, 3, 4),
         lambda m, x: convolve(x, m, ((0, 0),) * 2),
     ),
     "Conv3d, padded, without bias": (
-        nn.Conv3d,
-        {
-            "in_channels": 2,
-            "out_channels": 3,
-            "kernel_size": 2,
-            "padding": 1,
-            "use_bias": False,
-        },
+        lambda: nn.Conv3d(2, 3, 2, padding=1, use_bias=False, key=KEY),
         (2, 2, 3, 2),
         lambda m, x: convolve(x, m, ((1, 1),) * 3),
     ),
     "Conv, four axes": (
-        functools.partial(nn.Conv, 4),
-        {"in_channels": 1, "out_channels": 2, "kernel_size": 2},
+        lambda: nn.Conv(4, 1, 2, 2, key=KEY),
         (1, 2, 2, 3, 2),
         lambda m, x: convolve(x, m, ((0, 0),) * 4),
     ),
     "ConvTranspose1d": (
-        nn.ConvTranspose1d,
-        {"in_channels": 2, "out_channels": 3, "kernel_size": 3, "stride": 2},
+        lambda: nn.ConvTranspose1d(2, 3, 3, stride=2, key=KEY),
         (2, 4),
         lambda m, x: scatter(x, m, (9,), (0,)),
     ),
     "ConvTranspose2d, groups, without bias": (
-        nn.ConvTranspose2d,
-        {
-            "in_channels": 4,
-            "out_channels": 6,
-            "kernel_size": 2,
-            "groups": 2,
-            "use_bias": False,
-        },
+        lambda: nn.ConvTranspose2d(4, 6, 2, groups=2, use_bias=False, key=KEY),
         (4, 2, 3),
         lambda m, x: scatter(x, m, (3, 4), (0, 0)),
     ),
     "ConvTranspose3d": (
-        nn.ConvTranspose3d,
-        {"in_channels": 2, "out_channels": 3, "kernel_size": 2},
+        lambda: nn.ConvTranspose3d(2, 3, 2, key=KEY),
         (2, 2, 1, 2),
         lambda m, x: scatter(x, m, (3, 2, 3), (0, 0, 0)),
     ),
@@ -157,29 +140,24 @@ NORMS: dict[str, Any] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_is_the_formula(name: str, kind: str) -> None:
     """The folded layer alone is layer and norm by the formula, and by themselves."""
-    make, options, shape, formula = LAYERS[name]
+    make, shape, formula = LAYERS[name]
     with x64():
-        layer = make(key=KEY, **options) if make is not linear else linear(**options)
-        channels = layer.weight.shape[0]
-        model, state = build(
-            lambda: nn.Sequential([layer, norm(channels, **NORMS[kind])])
-        )
+        layer = make()
+        last = norm(layer.weight.shape[0], **NORMS[kind])
+        model, state = build(lambda: nn.Sequential([layer, last]))
         x = jnp.asarray(normal(*shape))
         folded, rest = fold_norms(model, state)
         assert isinstance(folded.layers[1], nn.Identity) and slots(rest) == 0
         got = jax.jit(folded.layers[0])(x)
         assert_close(got, infer(model, state, x), 1e-12)
 
-        bias = np.zeros((channels, *[1] * (len(shape) - 1)))
-        if layer.bias is not None:
-            bias = np.asarray(layer.bias)
-        unbiased = vn.tree_at(lambda m: m.bias, layer, np.zeros_like(bias))
-        y = np.asarray(formula(unbiased, np.asarray(x))) + bias
+        bias = np.zeros((last.input_size, *[1] * (len(shape) - 1)))
+        unbiased = vn.tree_at(lambda m: m.bias, layer, bias)
+        y = formula(unbiased, np.asarray(x)) + (layer.bias if layer.use_bias else 0)
         last = model.layers[1]
-        affine = {} if last.weight is None else {"weight": last.weight}
-        affine |= {} if last.bias is None else {"bias": last.bias}
+        affine = (last.weight, last.bias) if last.channelwise_affine else ()
         moments = oracles.Moments(*state.get(statistics(last)))
-        want = oracles.batch_norm(y[None], moments, last.eps, **affine)[0]
+        want = oracles.batch_norm(y[None], moments, last.eps, *affine)[0]
         assert_close(got, want, 1e-12)
 
 

@@ -131,10 +131,10 @@ def _check_sizes(tree: PyTree, layer: Any, norm: BatchNorm, mean: Array) -> None
 def _neighbors(tree: PyTree) -> _Pairs:
     """All pairs of layers that some Sequential calls one after the other."""
     sequentials = [x for x in nodes_of(tree) if is_called_as(x, Sequential)]
-    inner = {id(layer) for x in sequentials for layer in x.layers}
-    chains = [_chain(x) for x in sequentials if id(x) not in inner]
-    pairs = [pair for chain in chains for pair in itertools.pairwise(chain)]
-    found = [pair for pair in pairs if _can_fold(*pair)]
+    chains = map(_chain, sequentials)
+    pairs = (pair for chain in chains for pair in itertools.pairwise(chain))
+    # A Sequential in another one is seen twice.
+    found = {id(pair[1]): pair for pair in pairs if _can_fold(*pair)}
     if not found:
         raise TreeError(
             report(
@@ -147,7 +147,7 @@ def _neighbors(tree: PyTree) -> _Pairs:
                 "pairs=lambda m: [(m.conv, m.norm)]",
             )
         )
-    return found
+    return list(found.values())
 
 
 def _chain(layer: Any) -> list[Any]:
