@@ -26,6 +26,7 @@ from ._adaptive_pool import (
     AdaptivePool as AdaptivePool,
 )
 from ._attention import MultiheadAttention as MultiheadAttention
+from ._bake import bake as bake
 from ._batch_norm import BatchNorm as BatchNorm
 from ._batched import batched as batched
 from ._conv import (
@@ -42,6 +43,7 @@ from ._conv_transpose import (
 )
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
+from ._fold import fold_norms as fold_norms
 from ._freeze import freeze as freeze, unfreeze as unfreeze
 from ._group_norm import GroupNorm as GroupNorm
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
@@ -116,8 +118,10 @@ __all__ = [
     "StateIndex",
     "StatefulLayer",
     "WeightNorm",
+    "bake",
     "batched",
     "delete_init_state",
+    "fold_norms",
     "freeze",
     "inference_mode",
     "join_state",

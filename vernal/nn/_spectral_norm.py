@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
@@ -95,7 +96,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         self.num_power_iterations = num_power_iterations
         self.eps = float(eps)
         self.inference = inference
-        matrix = self._matrix()
+        matrix = _matrix(getattr(self.layer, self.weight_name))
         u, v = (
             jr.normal(k, (n,), matrix.dtype)
             for k, n in zip(jr.split(key), matrix.shape, strict=True)
@@ -125,23 +126,38 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         """
         check_state(self, state)
         inference = self.inference if inference is None else inference
-        matrix = self._matrix()
+        matrix = _matrix(getattr(self.layer, self.weight_name))
         u, v = lax.stop_gradient(state.get(self.uv_index))
         if not inference and self.num_power_iterations > 0:
             fixed = lax.stop_gradient(matrix)
             steps = self.num_power_iterations
             u, v = power_iteration(fixed, u, v, steps, self.eps)
             state = state.set(self.uv_index, (u, v))
-        product = jnp.matmul(matrix, v, precision="highest")
-        sigma = jnp.vdot(u, product, precision="highest")
-        normalized = matrix / jnp.where(sigma == 0, 1, sigma)
-        normalized = normalized.reshape(getattr(self.layer, self.weight_name).shape)
-        return with_weight(self.layer, self.weight_name, normalized)(x), state
+        return self._divided(u, v)(x), state
 
-    def _matrix(self) -> Float[Array, "rows columns"]:
+    def normalized(self, state: State) -> _Layer:
+        """The layer with its weight divided by σ, for the u and v of the state."""
+        return self._divided(*lax.stop_gradient(state.get(self.uv_index)))
+
+    def _divided(self, u: Array, v: Array) -> _Layer:
         weight = getattr(self.layer, self.weight_name)
-        dtype = compute_dtype(weight.dtype)
-        return weight.reshape(weight.shape[0], -1).astype(dtype)
+        divide = _divide
+        for _ in range(u.ndim - 1):  # stacked parameters have more axes in front
+            divide = jax.vmap(divide)
+        return with_weight(self.layer, self.weight_name, divide(weight, u, v))
+
+
+def _matrix(weight: Array) -> Float[Array, "rows columns"]:
+    dtype = compute_dtype(weight.dtype)
+    return weight.reshape(weight.shape[0], -1).astype(dtype)
+
+
+def _divide(weight: Array, u: Array, v: Array) -> Array:
+    """The weight divided by σ = uᵀ W v."""
+    matrix = _matrix(weight)
+    product = jnp.matmul(matrix, v, precision="highest")
+    sigma = jnp.vdot(u, product, precision="highest")
+    return (matrix / jnp.where(sigma == 0, 1, sigma)).reshape(weight.shape)
 
 
 def _check_numbers(steps: Any, eps: Any) -> None:
