@@ -21,6 +21,7 @@ RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 NN_BASE = {
     "_checks",
     "_init",
+    "_linear_part",
     "_merging",
     "_mode",
     "_named_weight",
