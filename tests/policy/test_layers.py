@@ -19,6 +19,7 @@ RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 
 # What every layer of nn may import; these import nothing else of nn.
 NN_BASE = {
+    "_axes",
     "_checks",
     "_init",
     "_linear_part",

@@ -41,6 +41,7 @@ from ._conv_transpose import (
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
 from ._group_norm import GroupNorm as GroupNorm
+from ._keys import Keyed as Keyed, KeyStream as KeyStream
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
@@ -91,6 +92,8 @@ __all__ = [
     "GRUCell",
     "GroupNorm",
     "Identity",
+    "KeyStream",
+    "Keyed",
     "LSTMCell",
     "Lambda",
     "LayerNorm",
