@@ -13,7 +13,7 @@ LAYERS = {
     3: {"_transform"},
     4: {"_state"},
     5: {"nn"},
-    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation"},
+    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation", "metrics"},
 }
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 

@@ -75,10 +75,10 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         layer: the wrapped layer, with its weight as it is trained.
         uv_index: the slot of ``(u, v)``: vectors, or with ``input_shape`` arrays of the
             shapes of an output and an input.
-        change_index: with ``input_shape``, the slot of how much of σ the iteration of
-            the last training call has added, as a fraction of σ; else None. It tells
-            whether one iteration per call is enough. Where many singular values are
-            nearly the largest, what is missing can be some ten times that.
+        change_index: with ``input_shape``, the slot of how much of σ the last iteration
+            of the last training call has added, as a fraction of σ; else None. Where
+            many singular values are nearly the largest, what is missing can be some
+            hundred times that.
 
     Raises:
         HyperparameterError: an argument is outside its range; the layer has no such
@@ -159,11 +159,12 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         u, v = lax.stop_gradient(state.get(self.uv_index))
         if not inference and self.num_power_iterations > 0:
             operand, forward = self._linear_map()
-            fixed, steps, old = lax.stop_gradient(operand), self.num_power_iterations, u
-            u, v = power_iteration(fixed, u, v, steps, self.eps, forward)
+            fixed, steps = lax.stop_gradient(operand), self.num_power_iterations
+            old = power_iteration(fixed, u, v, steps - 1, self.eps, forward)
+            u, v = power_iteration(fixed, *old, 1, self.eps, forward)
             state = state.set(self.uv_index, (u, v))
             if self.change_index is not None:
-                change = _change(old, u, forward(fixed, v))
+                change = _change(old[0], u, forward(fixed, v))
                 state = state.set(self.change_index, change)
         return self._divided(u, v)(x), state
 
