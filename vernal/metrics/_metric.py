@@ -22,7 +22,7 @@ class Metric(Module):
 
     ``state = metric.update(…, state)`` adds a batch, ``metric.compute(state)`` gives
     the value over all that was added, and ``metric.reset(state)`` starts anew. Counts
-    are added up over examples, batches and devices, and by :func:`vernal.nn.merge_states`
+    are added up over examples, batches and devices, and by ``vernal.nn.merge_states``
     over workers; so the value is that of all the data at once, also where batches have
     different sizes.
 
