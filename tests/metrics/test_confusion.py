@@ -82,7 +82,7 @@ def test_table():
     """Names head rows and columns, as wide as they need."""
     matrix, state = build(2)
     state = matrix.update(jnp.array([1, 1]), jnp.array([0, 1]), state)
-    want = ["       cat  parrot", "cat      0       1", "parrot   0       1"]
+    want = ["        cat  parrot", "cat       0       1", "parrot    0       1"]
     assert matrix.table(state, ["cat", "parrot"]).splitlines() == want
     with pytest.raises(HyperparameterError, match="names"):
         matrix.table(state, ["cat"])

@@ -70,15 +70,16 @@ def norm(layer: Any, shape: Any) -> float:
     return float(np.linalg.svd(dense(layer, shape), compute_uv=False)[0])
 
 
-@every_case
-def test_the_operator_norm_is_one(make, shape):
+@pytest.mark.parametrize("case", ["linear", "dilation", "replicate", "three axes"])
+def test_the_operator_norm_is_one(case):
     """Within 1 % from the first call on, and within rounding once it has converged."""
+    make, shape = CASES[case]
     layer, state = build(make, shape, num_power_iterations=300)
     np.testing.assert_allclose(norm(layer.normalized(state), shape), 1, rtol=1e-2)
     y, state = call(layer, jnp.ones(shape), state)
     normalized = layer.normalized(state)
     np.testing.assert_allclose(norm(normalized, shape), 1, rtol=2e-4)
-    np.testing.assert_allclose(y, jax.jit(normalized)(jnp.ones(shape)), rtol=1e-5)
+    np.testing.assert_allclose(y, normalized(jnp.ones(shape)), rtol=1e-5)
     assert float(state.get(layer.change_index)) < 1e-4
 
 
@@ -161,9 +162,10 @@ def trained() -> Any:
         return vn.apply_updates(model, updates), opt_state, hits
 
     opt_state = optimizer.init(model)
-    for i in range(84):
-        rows = slice(64 * i % 1728, 64 * i % 1728 + 64)
-        model, opt_state, hits = step(model, opt_state, images[rows], labels[rows])
+    with jax.numpy_dtype_promotion("standard"):  # for optax
+        for i in range(84):
+            rows = slice(64 * i % 1728, 64 * i % 1728 + 64)
+            model, opt_state, hits = step(model, opt_state, images[rows], labels[rows])
     assert hits > 0.85  # it has learned
     return model.layers[2]
 

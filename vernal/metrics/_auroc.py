@@ -101,8 +101,11 @@ class AUROC(Metric):
         check_real(self, scores, "array of scores")
         check_labels(self, labels, scores.shape, booleans=True)
         mask = read_mask(self, mask, scores.shape)
-        n, is_positive = self.num_bins, labels > 0
-        wide = jnp.promote_types(compute_dtype(scores.dtype), jnp.float32)
+        n, is_positive = self.num_bins, jnp.asarray(labels)
+        if is_positive.dtype != bool:
+            is_positive = is_positive > 0
+        is_float = jnp.issubdtype(scores.dtype, jnp.floating)
+        wide = compute_dtype(scores.dtype) if is_float else jnp.float32
         place = (scores.astype(wide) - self.low) * (n / (self.high - self.low))
         wrong = jnp.where(is_positive, 0.0, n - 1.0).astype(wide)
         place = jnp.where(jnp.isnan(place), wrong, jnp.clip(place, 0, n - 1))
