@@ -67,6 +67,13 @@ def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
 
 
+def _frozen(key: Any, dtype: Any) -> Any:
+    first, last = (nn.Linear(3, 3, dtype=dtype, key=key) for _ in range(2))
+    norms = [nn.BatchNorm(3, "batch", dtype=dtype) for _ in range(2)]
+    model, state = nn.split_state(nn.Sequential([first, norms[0], last, norms[1]]))
+    return nn.join_state(*nn.freeze(model, state, "layers[1]"))
+
+
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
     def block(key: Any) -> nn.Sequential:
         linear = nn.Linear(3, 3, dtype=dtype, key=key)
@@ -291,6 +298,7 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row(
@@ -314,6 +322,13 @@ ROWS = [
         _typed(nn.BatchNorm, 2, "batch", mode="ema"),
         (2, 3),
         "nn/test_batch_norm",
+        stateful=True,
+    ),
+    Row(
+        "BatchNorm cumulative",
+        _typed(nn.BatchNorm, 2, "batch", momentum=None, unbiased=True),
+        (2, 3),
+        "nn/test_batch_norm_cumulative",
         stateful=True,
     ),
 ]

@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 
 from vernal import nn
-from vernal.errors import AxisNameError, HyperparameterError
+from vernal.errors import AxisNameError
 from vernal.nn import _axes
 
 
 def test_names():
-    """One name, several, or None; a list is stored as a tuple."""
-    assert _axes.read_axis_name("L", None) is None
-    assert _axes.read_axis_name("L", "a") == "a"
-    assert _axes.read_axis_name("L", ["a", "b"]) == ("a", "b")
+    """None stands for no name, one name for itself."""
     assert _axes.names_of(None) == ()
     assert _axes.names_of("a") == ("a",)
-    for bad in (1, [], ["a", None], ["a", "a"], [["a"]]):
-        with pytest.raises(HyperparameterError, match="L: bad argument `axis_name`"):
-            _axes.read_axis_name("L", bad)
+    assert _axes.names_of(["a", "b"]) == ("a", "b")
 
 
 def test_positions():

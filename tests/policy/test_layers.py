@@ -20,6 +20,8 @@ RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 # What every layer of nn may import; these import nothing else of nn.
 NN_BASE = {
     "_axes",
+    "_batch_axis",
+    "_batch_moments",
     "_checks",
     "_init",
     "_linear_part",
@@ -27,6 +29,7 @@ NN_BASE = {
     "_mode",
     "_named_weight",
     "_numerics",
+    "_running",
     "_spatial",
     "_stacking",
     "_stateful",

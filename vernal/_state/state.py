@@ -3,13 +3,13 @@
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
-import jax
 import jax.tree_util as jtu
 
 from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
-from .index import Kind, Slot, StateIndex, is_index, shapes_of
-from .naming import named_slots
+from .index import Kind, Slot, StateIndex, shapes_of
+from .marks import marked
+from .naming import indices, named_slots
 from .values import fit, is_misshapen, value_text, wrong_shape
 
 T = TypeVar("T")
@@ -126,8 +126,9 @@ class State:
             StateValueError: the value has another structure, shape or dtype.
         """
         old = self._lookup(item, "set")
-        new = fit(old, value, self._name(item.marker), "set")
-        return self._hand_over({item.marker: new}, "set", self._name(item.marker))
+        name = self._name(item.marker)
+        new = marked(name, fit(old, value, name, "set"))
+        return self._hand_over({item.marker: new}, "set", name)
 
     def substate(self, pytree: PyTree) -> "State":
         """Returns a State of only those slots whose indices are in ``pytree``.
@@ -141,8 +142,7 @@ class State:
             ConsumedStateError: this State was replaced by a newer one.
             ForeignStateError: ``pytree`` has an index of another model.
         """
-        indices = filter(is_index, jax.tree.leaves(pytree, is_leaf=is_index))
-        values = {i.marker: self._lookup(i, "substate") for i in indices}
+        values = {i.marker: self._lookup(i, "substate") for i in indices(pytree)}
         return make_state(values, self._layout.only(tuple(values)))
 
     def update(self, substate: "State") -> "State":

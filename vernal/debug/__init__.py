@@ -2,6 +2,10 @@
 
 from ._announce import announce_transform as announce_transform
 from ._dce import inspect_dce as inspect_dce, store_dce as store_dce
+from ._states import (
+    assert_states_used_once as assert_states_used_once,
+    assert_updates_kept as assert_updates_kept,
+)
 from ._stops import backward_nan as backward_nan, breakpoint_if as breakpoint_if
 from ._traces import (
     assert_max_traces as assert_max_traces,
@@ -11,6 +15,8 @@ from ._traces import (
 __all__ = [
     "announce_transform",
     "assert_max_traces",
+    "assert_states_used_once",
+    "assert_updates_kept",
     "backward_nan",
     "breakpoint_if",
     "get_num_traces",

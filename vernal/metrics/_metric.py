@@ -12,8 +12,8 @@ from .._module.module import Module
 from .._state.index import StateIndex
 from .._state.state import State
 from ..nn._axes import names_of, require_bound
+from ..nn._batch_moments import sum_over
 from ..nn._checks import check_array, check_state, fail
-from ..nn._numerics import sum_over
 from ..typing import Array
 
 

@@ -8,6 +8,7 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.merge import merge_states as merge_states
+from .._state.reset import reset as reset
 from .._state.rows import (
     reset_rows as reset_rows,
     row_axes as row_axes,
@@ -40,6 +41,7 @@ from ._conv_transpose import (
 )
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
+from ._freeze import freeze as freeze, unfreeze as unfreeze
 from ._group_norm import GroupNorm as GroupNorm
 from ._keys import Keyed as Keyed, KeyStream as KeyStream
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
@@ -56,6 +58,7 @@ from ._pool import (
     Pool as Pool,
 )
 from ._prelu import PReLU as PReLU
+from ._recalibrate import recalibrate as recalibrate
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
@@ -117,12 +120,16 @@ __all__ = [
     "WeightNorm",
     "batched",
     "delete_init_state",
+    "freeze",
     "inference_mode",
     "join_state",
     "make_with_state",
     "merge_states",
+    "recalibrate",
+    "reset",
     "reset_rows",
     "row_axes",
     "split_state",
+    "unfreeze",
     "with_rows",
 ]

@@ -9,23 +9,8 @@ from jax import lax
 from .._module.module import Module
 from ..errors import AxisNameError
 from ..typing import Array
-from ._checks import fail, require
+from ._checks import fail
 from ._numerics import axis_names
-
-
-def read_axis_name(layer: str, axis_name: Any) -> Any:
-    """An argument ``axis_name`` as it is stored: None, a name, or a tuple of names.
-
-    Raises:
-        HyperparameterError: it is none of these. (JAX takes numbers for positions.)
-    """
-    if axis_name is None:
-        return None
-    names: tuple[Any, ...] = axis_names(axis_name)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    ok = all(is_name) and None not in names and len(set(names)) == len(names) > 0
-    require(ok, layer, "axis_name", "a name, several, or None", axis_name)
-    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
 
 
 def names_of(axis_name: Any) -> tuple[Hashable, ...]:

@@ -1,4 +1,4 @@
-"""How the running averages of several states become those of one."""
+"""The slots of running averages, and how those of several states become one."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .._state.index import StateIndex
 from ..typing import Array
 
 _Siblings = Callable[[str], Sequence[Any]]
@@ -71,3 +72,21 @@ class MergeMoments:
         total = jnp.sum(weights, 0, keepdims=True)
         equal = jnp.full_like(weights, 1 / len(weights))  # all are as at the start
         return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), equal)
+
+
+def running_slots(
+    identity: tuple[Array, Array],
+    momentum: float | None,
+    counter: str,
+    count: Array | None = None,
+) -> tuple[StateIndex[Array], StateIndex[tuple[Array, Array]]]:
+    """The slots of a layer's counter, which is the attribute ``counter``, and moments.
+
+    With ``momentum=None`` values are counted, of which there are more than an int32 can
+    tell.
+    """
+    if count is None:
+        count = jnp.array(0, identity[0].dtype if momentum is None else jnp.int32)
+    rule = MergeMoments(counter, momentum)
+    slot = StateIndex(count, merge=MergeCounts(momentum))
+    return slot, StateIndex(identity, merge=rule)

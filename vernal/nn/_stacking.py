@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._state.index import Fresh, is_index, renewed_index
+from .._state.naming import indices
 from .._tree.filters import is_array
 from .._tree.paths import path_text
 from ..errors import HyperparameterError, report
@@ -14,7 +15,7 @@ from ..errors import HyperparameterError, report
 
 def has_slots(layer: Any) -> bool:
     """Whether a layer, or stack of layers, has state."""
-    return any(map(is_index, jax.tree.leaves(layer, is_leaf=is_index)))
+    return bool(indices(layer))
 
 
 def take(layers: Any, i: int) -> Any:

@@ -1,0 +1,146 @@
+"""What layers that normalize by a batch say about axes, masks and groups."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from .._module.module import Module
+from ..errors import AxisNameError
+from ..typing import Array, AxisName
+from ._batch_moments import Groups, Moments, batch_moments, group_of
+from ._checks import check_array, fail, is_size, require
+from ._numerics import axis_names
+from ._running import Pair, select
+
+
+def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
+    """The name as it is kept, of one axis or several; None is for a whole batch."""
+    expected = "a name, or several, or None for a whole batch in one array"
+    ok = axis_name is None or _is_axis_name(axis_name)
+    require(ok, layer, "axis_name", expected, axis_name)
+    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
+
+
+def _is_axis_name(axis_name: Any) -> bool:
+    """Whether this is a name or several; JAX takes numbers for positions of axes."""
+    names: tuple[Any, ...] = axis_names(axis_name)
+    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
+    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
+
+
+def read_groups(
+    layer: str, groups: Sequence[Sequence[int]] | None, axis_name: Any
+) -> Groups | None:
+    """Groups of positions, as they are kept: together each position once."""
+    if groups is None:
+        return None
+    name, expected = "axis_index_groups", "lists that hold 0 to n - 1, each once"
+    several: Any = (list, tuple)
+    ok = isinstance(groups, several) and all(isinstance(x, several) for x in groups)
+    require(ok and all(groups), layer, name, expected, groups)
+    numbers = [x for group in groups for x in group]
+    ok = all(is_size(x, 0) for x in numbers)
+    ok = ok and sorted(numbers) == list(range(len(numbers))) != []
+    require(ok, layer, name, expected, groups)
+    expected = "None, where axis_name is None"
+    require(axis_name is not None, layer, name, expected, groups)
+    return tuple(tuple(int(x) for x in group) for group in groups)
+
+
+def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> Array:
+    """A mask of the shape of the values of one channel.
+
+    Arguments:
+        layer: the layer, for the message.
+        mask: a bool, or an array that broadcasts to ``shape``.
+        shape: ``spatial``; or for a whole batch ``(batch, *spatial)``, where the mask
+            has the batch axis too.
+        whole: whether it is a whole batch.
+    """
+    mask = jnp.asarray(mask) if isinstance(mask, bool) else mask
+    check_array(layer, mask, "mask")
+    head, rest = (mask.shape[:1], mask.shape[1:]) if whole else ((), mask.shape)
+    spare = len(shape) - len(head) - len(rest)
+    full = (*head, *[1] * spare, *rest)
+    sizes = zip(full, shape, strict=False)
+    ok = spare >= 0 and len(full) == len(shape)
+    ok = ok and all(n in (1, m) for n, m in sizes)
+    if not ok or mask.dtype != bool:
+        names = "(batch,) or (batch, *spatial)" if whole else "() or (*spatial)"
+        fail(
+            layer,
+            "the mask does not fit the input",
+            expected=f"booleans of shape {names}, that broadcast to {shape}",
+            got=f"{tuple(mask.shape)}, {mask.dtype}",
+            fix="numbers: mask != 0" if ok else "",
+        )
+    return jnp.broadcast_to(jnp.asarray(mask).reshape(full), shape)
+
+
+def statistics(
+    layer: Any, x: Array, running: Pair, mask: Array | None
+) -> tuple[Pair, Moments]:
+    """Mean and variance to normalize ``x`` by in training, and those of the batch.
+
+    Where fewer than two values count, the running averages are used.
+
+    Arguments:
+        layer: has ``axis_name``, ``axis_index_groups`` and ``input_size``.
+        x: ``(channels, *values)``: one example, or all that there is.
+        running: the running mean and variance.
+        mask: ``values``, where they count; None for everywhere.
+
+    Raises:
+        InputError: the batch has fewer than two values per channel.
+        AxisNameError: no axis of that name is in scope.
+    """
+    names = () if layer.axis_name is None else axis_names(layer.axis_name)
+    groups = layer.axis_index_groups
+    try:
+        examples = lax.psum(1, names)
+    except NameError:
+        _fail_unbound(layer)
+    if groups is not None:
+        size = lax.psum(1, names[-1])
+        _check_groups(layer, groups, names[-1], size)
+        examples = examples // size * min(map(len, groups))
+    if x.size // layer.input_size * examples < 2:
+        part = "a group" if groups else "the batch"
+        fail(
+            layer,
+            f"{part} has fewer than two values per channel",
+            expected="at least two values, over examples and spatial axes",
+            got=f"{examples} example(s) of shape {tuple(x.shape)}",
+            fix="use a larger batch, or `inference_mode`",
+        )
+    batch = batch_moments(x, names, running[0], mask, groups)
+    own = batch
+    if groups is not None:
+        group = group_of(groups, names)
+        own = Moments(*(jnp.asarray(a)[group] for a in batch))
+    return (own[:2] if mask is None else select(own, own[:2], running)), batch
+
+
+def _check_groups(layer: Module, groups: Groups, name: Hashable, size: int) -> None:
+    count = sum(map(len, groups))
+    if count != size:
+        fail(
+            layer,
+            "the groups do not make up the axis",
+            expected=f"{count} positions on the axis {name!r}, as in axis_index_groups",
+            got=f"{size}",
+        )
+
+
+def _fail_unbound(layer: Any) -> None:
+    fail(
+        layer,
+        f"no axis named {layer.axis_name!r} is in scope",
+        error=AxisNameError,
+        expected=f"a call under vmap or shard_map with the axis {layer.axis_name!r}",
+        got="a call outside of it, or under another name",
+        fix=f"jax.vmap(model, axis_name={layer.axis_name!r}, in_axes=(0, None), "
+        "out_axes=(0, None)); for inference: inference_mode(model)",
+    )
