@@ -155,6 +155,15 @@ def _look_up(layer: Any, x: Any) -> Any:
     return layer(jnp.sum(x > 0))
 
 
+def _spectral_operator(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Conv2d]:
+    conv = nn.Conv2d(2, 2, 2, dtype=dtype, key=key)
+    return nn.SpectralNorm(conv, "weight", input_shape=(2, 3, 3), key=key)
+
+
+def _keyed(key: Any, dtype: Any) -> nn.Keyed[nn.Dropout]:
+    return nn.Keyed(nn.Dropout(0.5), "batch", key=key)
+
+
 ROWS = [
     Row("Linear", lambda k, d: nn.Linear(3, 5, dtype=d, key=k), (3,), "nn/test_linear"),
     Row("MLP", _mlp, (3,), "nn/test_mlp"),
@@ -292,6 +301,14 @@ ROWS = [
     Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row(
+        "SpectralNorm operator",
+        _spectral_operator,
+        (2, 3, 3),
+        "nn/test_spectral_norm_operator",
+        stateful=True,
+    ),
+    Row("Keyed", _keyed, (64,), "nn/test_keys", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(
         "BatchNorm",
@@ -319,7 +336,7 @@ ROWS = [
 STATEFUL = [row for row in ROWS if row.stateful]
 
 # Base classes and containers of values, which are no layers.
-NO_LAYERS = {"State", "StateIndex", "StatefulLayer"}
+NO_LAYERS = {"KeyStream", "State", "StateIndex", "StatefulLayer"}
 
 
 def public_layers() -> set[str]:

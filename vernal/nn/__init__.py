@@ -46,6 +46,7 @@ from ._ensemble import Ensemble as Ensemble
 from ._fold import fold_norms as fold_norms
 from ._freeze import freeze as freeze, unfreeze as unfreeze
 from ._group_norm import GroupNorm as GroupNorm
+from ._keys import Keyed as Keyed, KeyStream as KeyStream
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
@@ -97,6 +98,8 @@ __all__ = [
     "GRUCell",
     "GroupNorm",
     "Identity",
+    "KeyStream",
+    "Keyed",
     "LSTMCell",
     "Lambda",
     "LayerNorm",
