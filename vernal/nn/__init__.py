@@ -26,6 +26,7 @@ from ._adaptive_pool import (
 from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
 from ._batched import batched as batched
+from ._cached_attention import CachedAttention as CachedAttention
 from ._conv import (
     Conv as Conv,
     Conv1d as Conv1d,
@@ -77,6 +78,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm",
+    "CachedAttention",
     "Conv",
     "Conv1d",
     "Conv2d",

@@ -222,7 +222,9 @@ class MultiheadAttention(Module):
         _check_mask(self, mask, (query.shape[0], key_.shape[0]))
         heads = project_heads(self, query, key_, value, process_heads)
         inference = inference if deterministic is None else deterministic
-        drop = functools.partial(_drop, self.dropout, key=key, inference=inference)
+        drop = functools.partial(
+            drop_weights, self.dropout, key=key, inference=inference
+        )
         return gather_heads(self, *heads, mask, drop).astype(query.dtype)
 
 
@@ -297,7 +299,7 @@ def _attend(
     return jnp.where((largest == least).swapaxes(0, 1), 0, y)
 
 
-def _drop(
+def drop_weights(
     dropout: Dropout, weights: Array, key: Key | None, inference: bool | None
 ) -> Array:
     """Dropout with a key for each head, so that the peer's keys drop the same."""

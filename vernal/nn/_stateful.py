@@ -1,6 +1,12 @@
 """The base class by which containers know stateful layers."""
 
+from typing import TypeVar
+
 from .._module.module import Module
+from .._state.state import State
+
+# What goes in comes out. A layer may take None for a state, and then returns None.
+MaybeState = TypeVar("MaybeState", State, None)
 
 
 class StatefulLayer(Module):
