@@ -25,12 +25,14 @@ class Row:
     oracle: str  # the test file in which another implementation vouches for it
     stateful: bool = False
     has_key: bool = False  # needs a key in training
+    per_row: bool = False  # each row has its own state, which goes on in inference too
     # How one example is applied, where that is not ``layer(x)``.
     apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
-    def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
-        """The layer and its state, which is empty for most."""
-        return nn.make_with_state(self.make)(jr.key(0), dtype)
+    def split(self, dtype: Any = jnp.float32, size: int = 4) -> tuple[Any, nn.State]:
+        """The layer and its state for a batch, which is empty for most."""
+        layer, state = nn.make_with_state(self.make)(jr.key(0), dtype)
+        return layer, nn.with_rows(state, size) if self.per_row else state
 
     def batch(self, size: int = 4, dtype: Any = jnp.float32, seed: int = 1) -> Any:
         """A batch of inputs."""
@@ -46,7 +48,8 @@ class Row:
             return out if self.stateful else (out, state)
 
         keys = jr.split(jr.key(7), xs.shape[0])
-        axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
+        rows = nn.row_axes(state)
+        axes = {"in_axes": (0, 0, rows), "out_axes": (0, rows)}
         return jax.vmap(one, axis_name="batch", **axes)(xs, keys, state)
 
     def __str__(self) -> str:
@@ -142,6 +145,17 @@ def _attention(key: Any, dtype: Any) -> nn.MultiheadAttention:
 
 def _attend(layer: Any, x: Any, **kwargs: Any) -> Any:
     return layer(x, x, x, mask=jnp.tri(x.shape[0], dtype=bool), **kwargs)
+
+
+def _cached(**kwargs: Any) -> Callable[[Any, Any], Any]:
+    def make(key: Any, dtype: Any) -> nn.CachedAttention:
+        heads = nn.MultiheadAttention(
+            2, 6, num_kv_heads=1, qk_size=4, dtype=dtype, key=key
+        )
+        rotary = nn.RotaryPositionalEmbedding(4, dtype=dtype)
+        return nn.CachedAttention(heads, rotary=rotary, dtype=dtype, **kwargs)
+
+    return make
 
 
 def _look_up(layer: Any, x: Any) -> Any:
@@ -253,6 +267,22 @@ ROWS = [
         "nn/test_attention",
         has_key=True,
         apply=_attend,
+    ),
+    Row(
+        "CachedAttention",
+        _cached(length=10),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
+        "CachedAttention window",
+        _cached(window=4),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
     ),
     Row(
         "RotaryPositionalEmbedding",
