@@ -312,6 +312,25 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    *(
+        Row(
+            f"RNN {cell.__name__}",
+            lambda k, d, cell=cell: nn.RNN(cell(3, 4, dtype=d, key=k)),
+            (5, 3),
+            "nn/test_rnn",
+            stateful=True,
+            per_row=True,
+        )
+        for cell in (nn.GRUCell, nn.LSTMCell)
+    ),
+    Row(
+        "CausalConv1d",
+        _conv(nn.CausalConv1d, dilation=2),
+        (2, 3),
+        "nn/test_causal_conv",
+        stateful=True,
+        per_row=True,
+    ),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),

@@ -27,6 +27,7 @@ from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
 from ._batched import batched as batched
 from ._cached_attention import CachedAttention as CachedAttention
+from ._causal_conv import CausalConv1d as CausalConv1d
 from ._conv import (
     Conv as Conv,
     Conv1d as Conv1d,
@@ -57,6 +58,7 @@ from ._pool import (
 )
 from ._prelu import PReLU as PReLU
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
+from ._rnn import RNN as RNN
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
@@ -79,6 +81,7 @@ __all__ = [
     "AvgPool3d",
     "BatchNorm",
     "CachedAttention",
+    "CausalConv1d",
     "Conv",
     "Conv1d",
     "Conv2d",
@@ -105,6 +108,7 @@ __all__ = [
     "PReLU",
     "Pool",
     "RMSNorm",
+    "RNN",
     "RotaryPositionalEmbedding",
     "Sequential",
     "Shared",
