@@ -28,8 +28,8 @@ class RNN(StatefulLayer, Generic[_Cell]):
     after each, ``(n, hidden_size)``, in one scan, and is called in two ways:
 
     - ``y, state = layer(x, state)`` goes on from where the state is: a stream of
-      pieces of any length gives exactly what it gives as one sequence. Each row of a
-      batch has its own hidden state; see :func:`with_rows`, and :func:`reset_rows` for
+      pieces of any length gives what it gives as one sequence. Each row of a batch has
+      its own hidden state; see :func:`with_rows`, and :func:`reset_rows` for
       a row that begins anew.
     - ``y, _ = layer(x, None)`` takes ``x`` for a whole sequence.
 
