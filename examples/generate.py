@@ -6,6 +6,7 @@ A causal transformer learns the text that Python ships for `help()`, in characte
 model is called in two ways: with None for a state it reads whole texts, for training;
 with a state it reads on from where it is, so that it writes each next character without
 reading all those before it again. Both write the same, at very different speeds.
+Attention looks back 64 characters, so the cache is that long, and the text has no end.
 """
 
 import time
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments,
         __doc__,
         "generate",
-        steps=(400, "training steps"),
+        steps=(500, "training steps"),
         batch_size=(16, "texts in a step"),
         size=(64, "numbers that stand for a character"),
         depth=(2, "blocks of the model"),
@@ -102,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train, test = transformer_data.load()
     alphabet, train_tokens, test_tokens = transformer_data.encode(train, test)
     keys = jax.random.split(jax.random.key(options.seed), options.length + 1)
-    sizes = options.size, options.depth, PROMPT + options.length
-    model, state = vn.nn.make_with_state(Writer)(len(alphabet), *sizes, keys[0])
+    sizes = len(alphabet), options.size, options.depth
+    model, state = vn.nn.make_with_state(Writer)(*sizes, keys[0])
     schedule = optax.cosine_onecycle_schedule(options.steps, 1e-2)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1), optax.adamw(schedule, b2=0.98)

@@ -6,24 +6,27 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import vernal as vn
 
 HEADS, KV_HEADS = 4, 2  # pairs of heads share their keys and values
+WINDOW = (
+    64  # characters that one attends to: so texts may be longer than any it learned
+)
 
 Vectors = Float[Array, "length size"]
 State = vn.nn.State | None  # None for whole texts
 
 
 class Block(vn.Module):
-    """Attention to all earlier characters, then a network for each character."""
+    """Attention to the last characters, then a network for each character."""
 
     norm: vn.nn.RMSNorm
     attention: vn.nn.CachedAttention
     mlp: vn.nn.Sequential
 
-    def __init__(self, size: int, length: int, key: PRNGKeyArray) -> None:
+    def __init__(self, size: int, key: PRNGKeyArray) -> None:
         key1, key2 = jax.random.split(key)
         heads = vn.nn.MultiheadAttention(HEADS, size, num_kv_heads=KV_HEADS, key=key1)
         rotary = vn.nn.RotaryPositionalEmbedding(size // HEADS)
         self.norm = vn.nn.RMSNorm(size)
-        self.attention = vn.nn.CachedAttention(heads, length, rotary=rotary)
+        self.attention = vn.nn.CachedAttention(heads, window=WINDOW, rotary=rotary)
         mlp = vn.nn.MLP(size, size, 4 * size, 1, jax.nn.gelu, key=key2)
         self.mlp = vn.nn.Sequential([vn.nn.RMSNorm(size), mlp])
 
@@ -40,13 +43,11 @@ class Writer(vn.Module):
     blocks: vn.nn.Stack[Block]
     norm: vn.nn.RMSNorm
 
-    def __init__(
-        self, kinds: int, size: int, depth: int, length: int, key: PRNGKeyArray
-    ) -> None:
+    def __init__(self, kinds: int, size: int, depth: int, key: PRNGKeyArray) -> None:
         key1, key2 = jax.random.split(key)
         weight = 0.02 * jax.random.normal(key1, (kinds, size))
         self.embedding = vn.nn.Embedding(weight=weight)
-        self.blocks = vn.nn.Stack(lambda k: Block(size, length, k), depth, key=key2)
+        self.blocks = vn.nn.Stack(lambda key: Block(size, key), depth, key=key2)
         self.norm = vn.nn.RMSNorm(size)
 
     def __call__(

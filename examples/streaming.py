@@ -110,12 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     schedule = optax.cosine_onecycle_schedule(options.steps, 5e-3)
     optimizer = optax.chain(optax.clip_by_global_norm(1), optax.adamw(schedule))
     opt_state = optimizer.init(model)
-    state = vn.nn.with_rows(fresh, options.batch_size)
+    state = initial = vn.nn.with_rows(fresh, options.batch_size)
     pieces = streaming_data.pieces(train, options.batch_size, PIECE, rng)
     with tools.Progress(options.steps, options.batch_size, "pieces") as progress:
         for _ in range(options.steps):
+            columns, labels, is_new = next(pieces)
+            state = vn.nn.reset_rows(state, initial, is_new)
             model, state, opt_state, loss = train_step(
-                model, state, opt_state, optimizer, *next(pieces)
+                model, state, opt_state, optimizer, columns, labels
             )
             progress.step(loss)
 

@@ -53,10 +53,10 @@ def test_a_text_is_its_context(outcome):
     del outcome  # it puts the example where Python finds it
     network = importlib.import_module("generate_model")
     make = vn.nn.make_with_state(network.Writer)
-    model, state = make(50, 16, 2, 20, jax.random.key(0))
-    tokens = jnp.arange(20)
+    model, state = make(50, 16, 2, jax.random.key(0))
+    tokens = jnp.arange(100) % 50
     whole, none = model(tokens, None)
     assert none is None
-    first, state = model(tokens[:13], state)
-    rest, _ = model(tokens[13:], state)
+    first, state = model(tokens[:90], state)
+    rest, _ = model(tokens[90:], state)
     np.testing.assert_allclose(jnp.concatenate([first, rest]), whole, 1e-4, 1e-5)

@@ -61,5 +61,8 @@ def test_a_tape(outcome):
         assert (tape.labels[start : start + 8] == test.labels[same]).all()
     gaps = tape.places == -1
     assert (tape.labels[gaps] == data.GAP).all() and not tape.columns[gaps].any()
-    tapes, labels = next(data.pieces(train, 3, 32, rng))
-    assert tapes.shape == (3, 32, 8) and labels.shape == (3, 32)
+    pieces = data.pieces(train, 3, 450, rng)
+    for expected in (True, False, True):
+        tapes, labels, is_new = next(pieces)
+        assert tapes.shape == (3, 450, 8) and labels.shape == (3, 450)
+        assert is_new.tolist() == [expected] * 3

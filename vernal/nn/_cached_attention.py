@@ -231,8 +231,7 @@ class CachedAttention(StatefulLayer):
         cache, held = (keys, values), self._positions(start + there, size)
         if self.window is not None and n > 1:
             # The first ones attend to what the last ones have replaced.
-            before = self._positions(start, size)
-            held = jnp.concatenate([before, jnp.where(steps < there, at, -1)])
+            held = jnp.concatenate([self._positions(start, size), at])
             pairs = zip(old, entries, strict=True)
             keys, values = (jnp.concatenate(pair, axis=1) for pair in pairs)
         k, v = (x.swapaxes(0, 1).astype(new[0].dtype) for x in (keys, values))
