@@ -54,9 +54,14 @@ def test_single_examples(row: Row) -> None:
     layer = vn.nn.inference_mode(layer)
     xs = row.batch(seed=2)
     want, _ = call(layer, state, xs)
-    args = (state,) if row.stateful else ()
+    states = [state] * len(xs)
+    if row.per_row:
+        states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(xs))]
     apply = jax.jit(row.apply)
-    outs = [apply(layer, x, *args) for x in xs]
+    outs = [
+        apply(layer, x, *([own] if row.stateful else []))
+        for x, own in zip(xs, states, strict=True)
+    ]
     outs = [out[0] for out in outs] if row.stateful else outs
     assert_close(jnp.stack(outs), want)
 
@@ -212,6 +217,7 @@ def test_inference_is_pure(row: Row) -> None:
     layer, state = row.split()
     layer = vn.nn.inference_mode(layer)
     y, new_state = call(layer, state, row.batch())
+    new_state = state if row.per_row else new_state  # a cache goes on
     again, _ = call(layer, new_state, row.batch())
     assert_close((y, new_state), (again, state), rtol=0, atol=0)
 

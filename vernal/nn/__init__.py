@@ -29,6 +29,8 @@ from ._attention import MultiheadAttention as MultiheadAttention
 from ._bake import bake as bake
 from ._batch_norm import BatchNorm as BatchNorm
 from ._batched import batched as batched
+from ._cached_attention import CachedAttention as CachedAttention
+from ._causal_conv import CausalConv1d as CausalConv1d
 from ._conv import (
     Conv as Conv,
     Conv1d as Conv1d,
@@ -63,6 +65,7 @@ from ._pool import (
 from ._prelu import PReLU as PReLU
 from ._recalibrate import recalibrate as recalibrate
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
+from ._rnn import RNN as RNN
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
 from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
@@ -84,6 +87,8 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm",
+    "CachedAttention",
+    "CausalConv1d",
     "Conv",
     "Conv1d",
     "Conv2d",
@@ -112,6 +117,7 @@ __all__ = [
     "PReLU",
     "Pool",
     "RMSNorm",
+    "RNN",
     "RotaryPositionalEmbedding",
     "Sequential",
     "Shared",

@@ -1,10 +1,13 @@
 """The base classes by which containers and tools know stateful layers."""
 
 import abc
-from typing import Self
+from typing import Self, TypeVar
 
 from .._module.module import Module
 from .._state.state import State
+
+# What goes in comes out. A layer may take None for a state, and then returns None.
+MaybeState = TypeVar("MaybeState", State, None)
 
 
 class StatefulLayer(Module):
