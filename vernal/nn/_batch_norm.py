@@ -11,16 +11,17 @@ from jaxtyping import Array, Bool, Float, Int
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
-from ..errors import AxisNameError
 from ..typing import AxisName, DTypeLike, Key
 from ._checks import (
     check_floating,
     check_shape,
     check_state,
+    count_examples,
     fail,
     is_number,
     is_size,
     require,
+    require_axis_name,
 )
 from ._init import default_dtype
 from ._numerics import (
@@ -216,10 +217,7 @@ class BatchNorm(StatefulLayer):
 
     def _moments(self, x: Array, guess: Array) -> tuple[Array, Array]:
         names = axis_names(self.axis_name)
-        try:
-            examples = lax.psum(1, names)
-        except NameError:
-            _fail_unbound(self)
+        examples = count_examples(self, names)
         if x.size // self.input_size * examples < 2:
             fail(
                 self,
@@ -255,29 +253,10 @@ def _check_arguments(
         require(ok, "BatchNorm", name, expected, got)
 
     check(is_size(input_size), "input_size", "an int ≥ 1", input_size)
-    check(_is_axis_name(axis_name), "axis_name", "a name, or several", axis_name)
+    require_axis_name("BatchNorm", axis_name)
     check(is_number(eps), "eps", "a number ≥ 0", eps)
     is_bool = isinstance(channelwise_affine, bool)
     check(is_bool, "channelwise_affine", "True or False", channelwise_affine)
     ok = is_number(momentum, maximum=1)
     check(ok, "momentum", "a number from 0 to 1", momentum)
     check(mode in ("batch", "ema", "legacy"), "mode", '"batch" or "ema"', mode)
-
-
-def _is_axis_name(axis_name: Any) -> bool:
-    """Whether this is a name or several; JAX takes numbers for positions of axes."""
-    names: tuple[Any, ...] = axis_names(axis_name)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
-
-
-def _fail_unbound(layer: BatchNorm) -> None:
-    fail(
-        layer,
-        f"no axis named {layer.axis_name!r} is in scope",
-        error=AxisNameError,
-        expected=f"a call under vmap or shard_map with the axis {layer.axis_name!r}",
-        got="a call outside of it, or under another name",
-        fix=f"jax.vmap(model, axis_name={layer.axis_name!r}, in_axes=(0, None), "
-        "out_axes=(0, None)); for inference: inference_mode(model)",
-    )
