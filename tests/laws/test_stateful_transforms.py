@@ -138,15 +138,21 @@ def with_shard_map(row: Row, layer: Any, state: Any, batches: Any) -> Any:
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("batch"), PartitionSpec()
 
-    def local(layer: Any, state: Any, xs: Any) -> Any:
-        y, state = layer(xs[0], state)
+    keys = jax.random.split(jax.random.key(7), 8)  # as in `row.call`
+
+    def local(layer: Any, state: Any, xs: Any, keys: Any) -> Any:
+        extra = {"key": keys[0]} if row.has_key else {}
+        y, state = row.apply(layer, xs[0], state, **extra)
         return y[None], state
 
     step = jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, whole, split), out_specs=(split, whole)
+        local,
+        mesh=mesh,
+        in_specs=(whole, whole, split, split),
+        out_specs=(split, whole),
     )
     for xs in batches:
-        y, state = jax.jit(step)(layer, state, xs)
+        y, state = jax.jit(step)(layer, state, xs, keys)
     return y, state
 
 

@@ -8,6 +8,7 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
+from ._act_norm import ActNorm as ActNorm
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
     AdaptiveAvgPool2d as AdaptiveAvgPool2d,
@@ -32,6 +33,7 @@ from ._conv_transpose import (
     ConvTranspose2d as ConvTranspose2d,
     ConvTranspose3d as ConvTranspose3d,
 )
+from ._ema import ExponentialMovingAverage as ExponentialMovingAverage
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
 from ._group_norm import GroupNorm as GroupNorm
@@ -51,15 +53,21 @@ from ._pool import (
 from ._prelu import PReLU as PReLU
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
+from ._running_norm import RunningNorm as RunningNorm
 from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stack import Stack as Stack
 from ._stateful import StatefulLayer as StatefulLayer
+from ._vector_quantizer import (
+    Quantized as Quantized,
+    VectorQuantizer as VectorQuantizer,
+)
 from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
+    "ActNorm",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -82,6 +90,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Ensemble",
+    "ExponentialMovingAverage",
     "GRUCell",
     "GroupNorm",
     "Identity",
@@ -96,8 +105,10 @@ __all__ = [
     "MultiheadAttention",
     "PReLU",
     "Pool",
+    "Quantized",
     "RMSNorm",
     "RotaryPositionalEmbedding",
+    "RunningNorm",
     "Sequential",
     "Shared",
     "SpectralNorm",
@@ -105,6 +116,7 @@ __all__ = [
     "State",
     "StateIndex",
     "StatefulLayer",
+    "VectorQuantizer",
     "WeightNorm",
     "batched",
     "delete_init_state",

@@ -3,7 +3,7 @@
 import inspect
 import math
 import numbers
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, NoReturn
 
 import jax
@@ -111,6 +111,19 @@ def count_examples(layer: Any, names: tuple[Hashable, ...]) -> int:
         )
 
 
+def read_shape(layer: str, shape: int | Iterable[int]) -> tuple[int, ...]:
+    """A constructor's ``shape``: one size, each at least 1, or several.
+
+    Raises:
+        HyperparameterError: if it is not.
+    """
+    several = isinstance(shape, Iterable) and not isinstance(shape, str)
+    sizes: tuple[Any, ...] = tuple(shape) if several else (shape,)  # type: ignore[arg-type]
+    ok = all(map(is_size, sizes))
+    require(ok, layer, "shape", "an int ≥ 1, or several", shape)
+    return tuple(map(int, sizes))
+
+
 def check_array(layer: Module, x: Any, what: str = "input") -> None:
     """Refuses what is not an array of real floating or other numbers."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
@@ -179,6 +192,28 @@ def check_shape(
         expected=f"{shape}{' with ' + given if given else ''}",
         got=f"{tuple(x.shape)}, {x.dtype}",
         fix=batch_fix if batch_first else "",
+    )
+
+
+def check_whole_shape(layer: Module, x: Any, shape: tuple[int, ...]) -> None:
+    """Refuses an input that is not real floating-point of exactly this shape.
+
+    Raises:
+        InputError: with layer, path, expected and given shape.
+    """
+    check_floating(layer, x)
+    if x.shape == shape:
+        return
+    outer = x.ndim - len(shape)
+    is_batch = outer > 0 and x.shape[outer:] == shape
+    fail(
+        layer,
+        "the input has the wrong shape",
+        expected=f"{shape}",
+        got=f"{tuple(x.shape)}, {x.dtype}",
+        fix="for further axes in front, " + "jax.vmap(" * outer + "layer" + ")" * outer
+        if is_batch
+        else "",
     )
 
 
