@@ -177,7 +177,7 @@ class Model(vn.Module):
 
 
 def train(steps: int) -> Any:
-    """Trains under filter_jit with donation; the weights and statistics of all steps."""
+    """Trains under filter_jit with donation; weights and statistics of all steps."""
     model, state = make_with_state(Model)(jr.key(0))
     ema, ema_state = make((model, state), 0.9)
     traces = []

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jax import lax
 from jax.scipy.special import xlogy
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from .._module.fields import field
@@ -209,10 +210,12 @@ class VectorQuantizer(StatefulLayer):
         dtype = np.promote_types(compute_dtype(x.dtype), book.vectors.dtype)
         rows = jnp.moveaxis(x, 0, -1).reshape(-1, self.code_size).astype(dtype)
         fixed = lax.stop_gradient(rows)
+        if not inference:
+            count_examples(self, axis_names(self.axis_name))
         if not inference and self.revive_below > 0:
             book = self._revived(fixed, book, key)
         codes = _nearest(fixed, book.vectors.astype(dtype))
-        chosen = lax.stop_gradient(book.vectors)[codes].astype(dtype)
+        chosen = lax.stop_gradient(_take(book.vectors, codes)).astype(dtype)
         if not inference:
             book = self._moved(fixed, codes, book)
             state = state.set(self.codebook_index, book)
@@ -287,7 +290,7 @@ class VectorQuantizer(StatefulLayer):
         picked = jnp.minimum((numbers * total).astype(jnp.int32), total - 1)
         picked = picked - position * rows.shape[0]
         is_here = ((picked >= 0) & (picked < rows.shape[0]))[:, None]
-        samples = rows[jnp.clip(picked, 0, rows.shape[0] - 1)]
+        samples = _take(rows, jnp.clip(picked, 0, rows.shape[0] - 1))
         samples = sum_over(jnp.where(is_here, samples, 0), names)
         samples = samples.astype(book.vectors.dtype)
         is_dead = book.sizes < self.revive_below
@@ -308,6 +311,14 @@ def _nearest(rows: Array, vectors: Array) -> Array:
     products = jnp.matmul(rows, vectors.T, precision="highest")
     squares = jnp.square(vectors).sum(1)
     return jnp.argmin(squares[None] - 2 * products, axis=1).astype(jnp.int32)
+
+
+def _take(rows: Array, indices: Array) -> Array:
+    """The rows of these indices; on a mesh with explicit axes JAX asks how they lie."""
+    mesh = jax.typeof(indices).sharding.mesh
+    is_explicit = AxisType.Explicit in mesh.axis_types
+    place = NamedSharding(mesh, PartitionSpec(None, None)) if is_explicit else None
+    return rows.at[indices].get(out_sharding=place)
 
 
 def _perplexity(sizes: Array) -> Array:
