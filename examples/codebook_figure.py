@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SHOWN = 16  # held-out digits
-TYPICAL = 5  # quarters that are averaged for a code
+SHOWN = 20  # held-out digits
+PALE = 0.25  # the ink of an image around the quarter that a code stands for
 
 Curve = Float[np.ndarray, " steps"]
 
@@ -19,7 +19,7 @@ Curve = Float[np.ndarray, " steps"]
 def draw(
     folder: Path,
     codes: int,
-    quarters: tuple[np.ndarray, np.ndarray, np.ndarray],
+    alphabet: tuple[np.ndarray, np.ndarray, np.ndarray],
     sheets: dict[str, Float[np.ndarray, "n 1 8 8"]],
     errors: Sequence[float],
     curves: dict[str, tuple[Curve, Curve]],
@@ -27,8 +27,8 @@ def draw(
     """The codes by frequency, and digits beside them; two curves of each run below."""
     figure = Figure(figsize=(14, 8.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.03)
-    left, right = top.subplots(1, 2, width_ratios=[1, 1.6])
-    _alphabet(left, codes, *quarters)
+    left, right = top.subplots(1, 2, width_ratios=[1, 1.7])
+    _alphabet(left, codes, *alphabet)
     _digits(right, sheets, errors)
     left, right = bottom.subplots(1, 2)
     colors = ["tab:orange", "tab:blue"]
@@ -38,7 +38,7 @@ def draw(
     title = f"codes in use (perplexity), of {codes}"
     tools.style(left, title, "step")
     left.set_ylim(0, codes)
-    left.legend(loc="center right")
+    left.legend(loc="lower right")
     tools.style(right, "squared error by pixel, and its moving average", "step")
     right.set_yscale("log")
     tools.save(figure, folder / "codebook.png")
@@ -47,22 +47,25 @@ def draw(
 def _alphabet(
     ax: Axes,
     codes: int,
-    patches: Float[np.ndarray, "m 16"],
-    vectors: Float[np.ndarray, "m size"],
-    chosen: Int[np.ndarray, " m"],
+    images: Float[np.ndarray, "n 1 8 8"],
+    vectors: Float[np.ndarray, "n*4 size"],
+    chosen: Int[np.ndarray, " n*4"],
 ) -> None:
-    """For each code the quarters of training images that lie in its middle."""
+    """For each code the most typical quarter that it stands for, in its pale image."""
     counts = np.bincount(chosen, minlength=codes)
     order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
-    tiles = np.full((codes, 4, 4), np.nan)
-    for tile, i in zip(tiles, order, strict=False):
-        members = vectors[chosen == i]
-        distance = np.linalg.norm(members - members.mean(0), axis=1)
-        middle = patches[chosen == i][np.argsort(distance)[:TYPICAL]]
-        tile[:] = middle.mean(0).reshape(4, 4)
     columns = int(np.ceil(np.sqrt(codes)))
-    empty = np.full((-codes % columns, 4, 4), np.nan)
-    _tiled(ax, np.concatenate([tiles, empty]).reshape(-1, columns, 4, 4))
+    tiles = np.full((codes + -codes % columns, 8, 8), np.nan)
+    for tile, i in zip(tiles, order, strict=False):
+        members = np.flatnonzero(chosen == i)
+        center = vectors[members].mean(0)
+        distance = np.linalg.norm(vectors[members] - center, axis=1)
+        image, quarter = divmod(members[np.argmin(distance)], 4)
+        row, column = 4 * (quarter // 2), 4 * (quarter % 2)
+        tile[:] = PALE * images[image, 0]
+        inside = slice(row, row + 4), slice(column, column + 4)
+        tile[inside] = images[image, 0][inside]
+    _tiled(ax, tiles.reshape(-1, columns, 8, 8))
     ax.set_title(f"the alphabet: {len(order)} codes in use, the most frequent first")
     ax.set_xticks([])
     ax.set_yticks([])

@@ -149,7 +149,10 @@ def test_codes_far_from_the_origin():
 
 
 def test_gradients_pass_straight_through():
-    """That of the output becomes that of the input; that of the loss is 2(z - e)/n."""
+    """That of the output becomes that of the input; that of the loss is 2(z - e)/n.
+
+    The codebook gets none.
+    """
     layer, state = build()
     xs, weights = (jnp.asarray(draw(i), jnp.float32) for i in range(2))
 
@@ -163,6 +166,14 @@ def test_gradients_pass_straight_through():
     out, _ = step(layer, xs, state)
     expected = 2 * (xs - out.vectors) / xs[0].size
     np.testing.assert_allclose(jax.grad(loss)(xs), expected, 1e-5)
+
+    def by_codes(vectors: Any) -> Any:
+        state = with_codes(*build(), vectors)
+        out, _ = batched(layer, xs, state)
+        return jnp.sum(weights * out.vectors) + out.loss.sum()
+
+    vectors = jnp.asarray(draw(3)[:CODES, :, 0], jnp.float32)
+    np.testing.assert_array_equal(jax.grad(by_codes)(vectors), jnp.zeros_like(vectors))
 
 
 def test_a_code_that_nothing_chooses_stays():
