@@ -26,6 +26,7 @@ class Row:
     stateful: bool = False
     has_key: bool = False  # needs a key in training
     per_row: bool = False  # each row has its own state, which goes on in inference too
+    is_smooth: bool = True  # its gradient is the derivative, and no estimate of it
     # How one example is applied, where that is not ``layer(x)``.
     apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
@@ -135,6 +136,23 @@ def _shared(key: Any, dtype: Any) -> nn.Shared[Any]:
 def _autoencode(shared: Any, x: Any) -> Any:
     encoder, decoder = shared()
     return decoder(jnp.tanh(encoder(x)))
+
+
+def _quantizer(key: Any, dtype: Any, **kwargs: Any) -> nn.VectorQuantizer:
+    return nn.VectorQuantizer(5, 2, "batch", dtype=dtype, key=key, **kwargs)
+
+
+def _revived(key: Any, dtype: Any) -> nn.VectorQuantizer:
+    return _quantizer(key, dtype, revive_below=1.0)
+
+
+def _vectors(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    out, state = layer(*args, **kwargs)
+    return out.vectors, state
+
+
+def _ema(key: Any, dtype: Any) -> nn.ExponentialMovingAverage:
+    return nn.ExponentialMovingAverage(jnp.zeros(3, dtype), 0.9, "batch")
 
 
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
@@ -380,6 +398,27 @@ ROWS = [
         "nn/test_batch_norm_cumulative",
         stateful=True,
     ),
+        "RunningNorm",
+        _typed(nn.RunningNorm, (2, 3), "batch", clip=2.0),
+        "nn/test_running_norm",
+    Row(
+        "ActNorm",
+        _typed(nn.ActNorm, 2, "batch"),
+        "nn/test_act_norm",
+    Row("ExponentialMovingAverage", _ema, (3,), "nn/test_ema", stateful=True),
+    Row(
+        "VectorQuantizer",
+        _quantizer,
+        "nn/test_vector_quantizer",
+        is_smooth=False,
+        apply=_vectors,
+    Row(
+        "VectorQuantizer revived",
+        _revived,
+        "nn/test_vector_quantizer",
+        has_key=True,
+        is_smooth=False,
+        apply=_vectors,
 ]
 
 STATEFUL = [row for row in ROWS if row.stateful]

@@ -139,17 +139,23 @@ def with_shard_map(row: Row, layer: Any, state: Any, batches: Any) -> Any:
     split, whole = PartitionSpec("batch"), PartitionSpec()
     rows = split if row.per_row else whole
 
-    def local(layer: Any, state: Any, xs: Any) -> Any:
+    keys = jax.random.split(jax.random.key(7), 8)  # as in `row.call`
+
+    def local(layer: Any, state: Any, xs: Any, keys: Any) -> Any:
         if row.per_row:
             return jax.vmap(layer)(xs, state)
-        y, state = layer(xs[0], state)
+        extra = {"key": keys[0]} if row.has_key else {}
+        y, state = row.apply(layer, xs[0], state, **extra)
         return y[None], state
 
     step = jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, rows, split), out_specs=(split, rows)
+        local,
+        mesh=mesh,
+        in_specs=(whole, rows, split, split),
+        out_specs=(split, rows),
     )
     for xs in batches:
-        y, state = jax.jit(step)(layer, state, xs)
+        y, state = jax.jit(step)(layer, state, xs, keys)
     return y, state
 
 

@@ -16,6 +16,7 @@ from .._state.rows import (
     with_rows as with_rows,
 )
 from .._state.state import State as State
+from ._act_norm import ActNorm as ActNorm
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
     AdaptiveAvgPool2d as AdaptiveAvgPool2d,
@@ -43,6 +44,7 @@ from ._conv_transpose import (
     ConvTranspose2d as ConvTranspose2d,
     ConvTranspose3d as ConvTranspose3d,
 )
+from ._ema import ExponentialMovingAverage as ExponentialMovingAverage
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
 from ._fold import fold_norms as fold_norms
@@ -67,15 +69,21 @@ from ._recalibrate import recalibrate as recalibrate
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
 from ._rnn import RNN as RNN
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
+from ._running_norm import RunningNorm as RunningNorm
 from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stack import Stack as Stack
 from ._stateful import StatefulLayer as StatefulLayer
+from ._vector_quantizer import (
+    Quantized as Quantized,
+    VectorQuantizer as VectorQuantizer,
+)
 from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
+    "ActNorm",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -100,6 +108,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Ensemble",
+    "ExponentialMovingAverage",
     "GRUCell",
     "GroupNorm",
     "Identity",
@@ -116,9 +125,11 @@ __all__ = [
     "MultiheadAttention",
     "PReLU",
     "Pool",
+    "Quantized",
     "RMSNorm",
     "RNN",
     "RotaryPositionalEmbedding",
+    "RunningNorm",
     "Sequential",
     "Shared",
     "SpectralNorm",
@@ -126,6 +137,7 @@ __all__ = [
     "State",
     "StateIndex",
     "StatefulLayer",
+    "VectorQuantizer",
     "WeightNorm",
     "bake",
     "batched",
