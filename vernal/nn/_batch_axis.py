@@ -1,4 +1,8 @@
-"""What layers that normalize by a batch say about axes, masks and groups."""
+"""What layers that normalize by a batch share: their input, and what is in the batch.
+
+A layer with ``axis_name=None`` takes the whole batch: its example axis then counts as
+one more spatial axis, of one example.
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -10,9 +14,54 @@ from .._module.module import Module
 from ..errors import AxisNameError
 from ..typing import Array, AxisName
 from ._batch_moments import Groups, Moments, batch_moments, group_of
-from ._checks import check_array, fail, is_size, require
-from ._numerics import axis_names
+from ._checks import (
+    check_array,
+    check_floating,
+    check_shape,
+    check_state,
+    fail,
+    is_number,
+    is_size,
+    require,
+)
+from ._numerics import axis_names, normalize
 from ._running import Pair, select
+
+
+def read_input(layer: Any, x: Any, state: Any, mask: Any) -> tuple[Array, Array | None]:
+    """Checks the arguments of a call; gives ``(channels, *values)`` and their mask."""
+    is_whole = layer.axis_name is None
+    dims = "batch input_size ..." if is_whole else "input_size ..."
+    check_shape(layer, x, dims, input_size=layer.input_size)
+    check_floating(layer, x)
+    check_state(layer, state)
+    values = jnp.moveaxis(x, 1, 0) if is_whole else x
+    if mask is not None:
+        mask = read_mask(layer, mask, values.shape[1:], is_whole)
+    return values, mask
+
+
+def normalize_channels(
+    layer: Any, x: Array, moments: Pair, weight: Array | None, bias: Array | None
+) -> Array:
+    """Normalizes the input of a layer, whole batch or not, by values per channel."""
+    before = [1] if layer.axis_name is None else []
+    after = [1] * (x.ndim - 1 - len(before))
+
+    def per_channel(a: Array) -> Array:
+        return a.reshape(*before, -1, *after)
+
+    affine = [None if a is None else per_channel(a) for a in (weight, bias)]
+    mean, variance = map(per_channel, moments)
+    return normalize(x, mean, variance, layer.eps, *affine)
+
+
+def check_sizes(layer: str, input_size: Any, eps: Any, channelwise_affine: Any) -> None:
+    """Refuses constructor arguments that all these layers have."""
+    require(is_size(input_size), layer, "input_size", "an int ≥ 1", input_size)
+    require(is_number(eps), layer, "eps", "a number ≥ 0", eps)
+    ok, name = isinstance(channelwise_affine, bool), "channelwise_affine"
+    require(ok, layer, name, "True or False", channelwise_affine)
 
 
 def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
@@ -80,24 +129,28 @@ def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> 
 
 
 def statistics(
-    layer: Any, x: Array, running: Pair, mask: Array | None
+    layer: Any,
+    x: Array,
+    running: Pair,
+    mask: Array | None,
+    groups: Groups | None = None,
 ) -> tuple[Pair, Moments]:
     """Mean and variance to normalize ``x`` by in training, and those of the batch.
 
     Where fewer than two values count, the running averages are used.
 
     Arguments:
-        layer: has ``axis_name``, ``axis_index_groups`` and ``input_size``.
+        layer: has ``axis_name`` and ``input_size``.
         x: ``(channels, *values)``: one example, or all that there is.
         running: the running mean and variance.
         mask: ``values``, where they count; None for everywhere.
+        groups: positions on the last named axis that are batches of their own.
 
     Raises:
         InputError: the batch has fewer than two values per channel.
         AxisNameError: no axis of that name is in scope.
     """
     names = () if layer.axis_name is None else axis_names(layer.axis_name)
-    groups = layer.axis_index_groups
     try:
         examples = lax.psum(1, names)
     except NameError:
