@@ -300,6 +300,21 @@ ROWS = [
         stateful=True,
     ),
     Row(
+        "BatchRenorm",
+        _typed(nn.BatchRenorm, 2, "batch"),
+        (2, 3),
+        "nn/test_batch_renorm",
+        stateful=True,
+    ),
+    Row("InstanceNorm", _typed(nn.InstanceNorm, 2), (2, 3), "nn/test_instance_norm"),
+    Row(
+        "InstanceNorm running",
+        _typed(nn.InstanceNorm, 2, running=True, axis_name="batch"),
+        (2, 3),
+        "nn/test_instance_norm",
+        stateful=True,
+    ),
+    Row(
         "BatchNorm cumulative",
         _typed(nn.BatchNorm, 2, "batch", momentum=None, unbiased=True),
         (2, 3),

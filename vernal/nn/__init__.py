@@ -19,6 +19,7 @@ from ._adaptive_pool import (
 )
 from ._attention import MultiheadAttention as MultiheadAttention
 from ._batch_norm import BatchNorm as BatchNorm
+from ._batch_renorm import BatchRenorm as BatchRenorm
 from ._batched import batched as batched
 from ._conv import (
     Conv as Conv,
@@ -35,6 +36,7 @@ from ._conv_transpose import (
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
 from ._group_norm import GroupNorm as GroupNorm
+from ._instance_norm import InstanceNorm as InstanceNorm
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
 from ._mlp import MLP as MLP
@@ -71,6 +73,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm",
+    "BatchRenorm",
     "Conv",
     "Conv1d",
     "Conv2d",
@@ -85,6 +88,7 @@ __all__ = [
     "GRUCell",
     "GroupNorm",
     "Identity",
+    "InstanceNorm",
     "LSTMCell",
     "Lambda",
     "LayerNorm",

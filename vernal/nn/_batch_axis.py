@@ -5,7 +5,7 @@ one more spatial axis, of one example.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 from jax import lax
@@ -128,6 +128,20 @@ def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> 
     return jnp.broadcast_to(jnp.asarray(mask).reshape(full), shape)
 
 
+def count_examples(layer: Any) -> int:
+    """The number of examples in the batch; 1 where the input is a whole batch.
+
+    Raises:
+        AxisNameError: no axis of that name is in scope.
+    """
+    if layer.axis_name is None:
+        return 1
+    try:
+        return int(lax.psum(1, axis_names(layer.axis_name)))
+    except NameError:
+        _fail_unbound(layer)
+
+
 def statistics(
     layer: Any,
     x: Array,
@@ -151,10 +165,7 @@ def statistics(
         AxisNameError: no axis of that name is in scope.
     """
     names = () if layer.axis_name is None else axis_names(layer.axis_name)
-    try:
-        examples = lax.psum(1, names)
-    except NameError:
-        _fail_unbound(layer)
+    examples = count_examples(layer)
     if groups is not None:
         size = lax.psum(1, names[-1])
         _check_groups(layer, groups, names[-1], size)
@@ -187,7 +198,7 @@ def _check_groups(layer: Module, groups: Groups, name: Hashable, size: int) -> N
         )
 
 
-def _fail_unbound(layer: Any) -> None:
+def _fail_unbound(layer: Any) -> NoReturn:
     fail(
         layer,
         f"no axis named {layer.axis_name!r} is in scope",
