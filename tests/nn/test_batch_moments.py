@@ -211,3 +211,15 @@ def test_the_group_of_an_example():
 
     got = jax.vmap(one, axis_name="batch")(jnp.zeros(3))
     np.testing.assert_array_equal(got, [0, 1, 0])
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_moments_of_a_whole_batch(has_mask):
+    """In one array, with the number as a float where it is known."""
+    xs, mask = normal(6, 3, 4), np.random.default_rng(1).random((6, 4)) > 0.5
+    mask = mask if has_mask else None
+    got = _batch_moments.whole_batch_moments(xs, jnp.ones(3), mask)
+    expected = oracles.batch_moments(xs, mask)
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.variance, expected.variance, rtol=1e-5)
+    assert has_mask or (got.number == 24 and isinstance(got.number, float))

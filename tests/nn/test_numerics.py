@@ -53,7 +53,7 @@ def test_moments(offset, dtype):
 
 
 def test_masked_moments():
-    """Of the entries where the mask is true; of none, and whatever they are, 0 and 0."""
+    """Of the entries where the mask is true, whatever the others are; of none, 0."""
     x, mask = normal(4, 5, 6) + 1e3, np.random.default_rng(1).random((4, 1, 6)) > 0.5
     mean, variance = _numerics.moments(jnp.where(mask, x, jnp.nan), (0, 2), mask)
     assert mean.shape == variance.shape == (1, 5, 1)

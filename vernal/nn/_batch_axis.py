@@ -1,7 +1,7 @@
 """What layers that normalize by a batch share: their input, and what is in the batch.
 
-A layer with ``axis_name=None`` takes the whole batch: its example axis then counts as
-one more spatial axis, of one example.
+With ``axis_name=None`` the input is a whole batch, ``(batch, channels, *spatial)``, and
+else one example without the first axis.
 """
 
 from collections.abc import Hashable, Sequence
@@ -13,7 +13,13 @@ from jax import lax
 from .._module.module import Module
 from ..errors import AxisNameError
 from ..typing import Array, AxisName
-from ._batch_moments import Groups, Moments, batch_moments, group_of
+from ._batch_moments import (
+    Groups,
+    Moments,
+    batch_moments,
+    group_of,
+    whole_batch_moments,
+)
 from ._checks import (
     check_array,
     check_floating,
@@ -28,17 +34,17 @@ from ._numerics import axis_names, normalize
 from ._running import Pair, select
 
 
-def read_input(layer: Any, x: Any, state: Any, mask: Any) -> tuple[Array, Array | None]:
-    """Checks the arguments of a call; gives ``(channels, *values)`` and their mask."""
+def check_input(layer: Any, x: Any, state: Any, mask: Any) -> Array | None:
+    """Checks the arguments of a call; gives the mask, of the shape of a channel."""
     is_whole = layer.axis_name is None
     dims = "batch input_size ..." if is_whole else "input_size ..."
     check_shape(layer, x, dims, input_size=layer.input_size)
     check_floating(layer, x)
     check_state(layer, state)
-    values = jnp.moveaxis(x, 1, 0) if is_whole else x
-    if mask is not None:
-        mask = read_mask(layer, mask, values.shape[1:], is_whole)
-    return values, mask
+    if mask is None:
+        return None
+    shape = (*x.shape[:1], *x.shape[2:]) if is_whole else x.shape[1:]
+    return read_mask(layer, mask, shape, is_whole)
 
 
 def normalize_channels(
@@ -155,31 +161,35 @@ def statistics(
 
     Arguments:
         layer: has ``axis_name`` and ``input_size``.
-        x: ``(channels, *values)``: one example, or all that there is.
+        x: one example, or the whole batch.
         running: the running mean and variance.
-        mask: ``values``, where they count; None for everywhere.
+        mask: where values count; None for everywhere.
         groups: positions on the last named axis that are batches of their own.
 
     Raises:
         InputError: the batch has fewer than two values per channel.
         AxisNameError: no axis of that name is in scope.
     """
-    names = () if layer.axis_name is None else axis_names(layer.axis_name)
     examples = count_examples(layer)
+    names = axis_names(layer.axis_name)
     if groups is not None:
         size = lax.psum(1, names[-1])
         _check_groups(layer, groups, names[-1], size)
         examples = examples // size * min(map(len, groups))
     if x.size // layer.input_size * examples < 2:
         part = "a group" if groups else "the batch"
+        got = f"{examples} example(s) of shape {tuple(x.shape)}"
         fail(
             layer,
             f"{part} has fewer than two values per channel",
             expected="at least two values, over examples and spatial axes",
-            got=f"{examples} example(s) of shape {tuple(x.shape)}",
+            got=got if layer.axis_name is not None else f"{tuple(x.shape)}",
             fix="use a larger batch, or `inference_mode`",
         )
-    batch = batch_moments(x, names, running[0], mask, groups)
+    if layer.axis_name is None:
+        batch = whole_batch_moments(x, running[0], mask)
+    else:
+        batch = batch_moments(x, names, running[0], mask, groups)
     own = batch
     if groups is not None:
         group = group_of(groups, names)

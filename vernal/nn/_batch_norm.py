@@ -13,11 +13,11 @@ from .._state.state import State
 from ..errors import StateError, report
 from ..typing import AxisName, DTypeLike, Key
 from ._batch_axis import (
+    check_input,
     check_sizes,
     normalize_channels,
     read_axis_name,
     read_groups,
-    read_input,
     statistics,
 )
 from ._batch_moments import Groups
@@ -197,10 +197,10 @@ class BatchNorm(StatefulLayer):
         Returns:
             The normalized example and the new state.
         """
-        values, mask = read_input(self, x, state, mask)
+        mask = check_input(self, x, state, mask)
         inference = self.inference if inference is None else inference
         step = self._ema if self.mode == "ema" else self._batch
-        moments, state = step(values, state, mask, inference)
+        moments, state = step(x, state, mask, inference)
         return normalize_channels(self, x, moments, self.weight, self.bias), state
 
     def cumulative(self) -> "BatchNorm":

@@ -13,10 +13,10 @@ from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
 from ._batch_axis import (
+    check_input,
     check_sizes,
     normalize_channels,
     read_axis_name,
-    read_input,
     statistics,
 )
 from ._checks import is_number, require
@@ -160,13 +160,13 @@ class BatchRenorm(StatefulLayer):
         Returns:
             The normalized example and the new state.
         """
-        values, mask = read_input(self, x, state, mask)
+        mask = check_input(self, x, state, mask)
         running = state.get(self.batch_state_index)
         weight, bias = self.weight, self.bias
         if self.inference if inference is None else inference:
             return normalize_channels(self, x, running, weight, bias), state
         steps = state.get(self.batch_counter)
-        own, batch = statistics(self, values, running, mask)
+        own, batch = statistics(self, x, running, mask)
         weight, bias = self._corrected(own, running, steps)
         y = normalize_channels(self, x, own, weight, bias)
         steps, kept = update(steps, running, batch, self.momentum, unbiased=False)
