@@ -17,8 +17,6 @@ from tests.world import x64
 from vernal.errors import AxisNameError, HyperparameterError, InputError
 from vernal.nn import BatchNorm, BatchRenorm, make_with_state
 
-SHAPES = [(8, 3), (5, 3, 4)]
-
 
 @functools.partial(jax.jit, static_argnames="inference")
 def call(
@@ -55,8 +53,7 @@ def renormalize(xs: Any, now: Any, r: Any, d: Any, eps: float, weight: Any, bias
 
 
 @pytest.mark.parametrize("r_max, d_max", [(1.5, 0.5), (1e9, 1e9), (3.0, 5.0)])
-@pytest.mark.parametrize("shape", SHAPES, ids=len)
-@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("shape, has_mask", [((8, 3), False), ((5, 3, 4), True)])
 def test_matches_the_formula(shape, r_max, d_max, has_mask):
     """Outputs, gradients and averages of each step, with r and d held fixed."""
     eps = 0.1
@@ -71,7 +68,7 @@ def test_matches_the_formula(shape, r_max, d_max, has_mask):
 
         grad = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
         bounds = set()
-        for step in range(4):
+        for step in (1, 3, 0, 2):  # the mean goes up and down
             xs = draw(shape, step)
             mask = draw_mask(shape, step) if has_mask else None
             (xs_grad, grads), (ys, state) = grad(xs, norm, state, mask)

@@ -63,7 +63,8 @@ class BatchNorm(StatefulLayer):
     everywhere, so that a value which does not count acts on its own output alone, and
     has no gradient if the loss leaves that out. (It must be finite for this: NaN times
     zero is NaN.) Where fewer than two values per channel count, the running averages
-    are used in place of those of the batch, and the state stays as it is.
+    are used in place of those of the batch, and the state stays as it is; only with
+    ``momentum=None`` a single value is taken in.
 
     Reference: Ioffe and Szegedy, *Batch Normalization: Accelerating Deep Network
     Training by Reducing Internal Covariate Shift*, 2015, arXiv:1502.03167.
