@@ -29,6 +29,7 @@ from ._adaptive_pool import (
 from ._attention import MultiheadAttention as MultiheadAttention
 from ._bake import bake as bake
 from ._batch_norm import BatchNorm as BatchNorm
+from ._batch_renorm import BatchRenorm as BatchRenorm
 from ._batched import batched as batched
 from ._cached_attention import CachedAttention as CachedAttention
 from ._causal_conv import CausalConv1d as CausalConv1d
@@ -50,6 +51,7 @@ from ._ensemble import Ensemble as Ensemble
 from ._fold import fold_norms as fold_norms
 from ._freeze import freeze as freeze, unfreeze as unfreeze
 from ._group_norm import GroupNorm as GroupNorm
+from ._instance_norm import InstanceNorm as InstanceNorm
 from ._keys import Keyed as Keyed, KeyStream as KeyStream
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
@@ -95,6 +97,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm",
+    "BatchRenorm",
     "CachedAttention",
     "CausalConv1d",
     "Conv",
@@ -112,6 +115,7 @@ __all__ = [
     "GRUCell",
     "GroupNorm",
     "Identity",
+    "InstanceNorm",
     "KeyStream",
     "Keyed",
     "LSTMCell",

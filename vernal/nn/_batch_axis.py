@@ -1,7 +1,11 @@
-"""What layers that normalize by a batch say about axes, masks and groups."""
+"""What layers that normalize by a batch share: their input, and what is in the batch.
+
+With ``axis_name=None`` the input is a whole batch, ``(batch, channels, *spatial)``, and
+else one example without the first axis.
+"""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax.numpy as jnp
 from jax import lax
@@ -9,10 +13,61 @@ from jax import lax
 from .._module.module import Module
 from ..errors import AxisNameError
 from ..typing import Array, AxisName
-from ._batch_moments import Groups, Moments, batch_moments, group_of
-from ._checks import check_array, fail, is_size, require
-from ._numerics import axis_names
+from ._batch_moments import (
+    Groups,
+    Moments,
+    batch_moments,
+    group_of,
+    whole_batch_moments,
+)
+from ._checks import (
+    check_array,
+    check_floating,
+    check_shape,
+    check_state,
+    fail,
+    is_number,
+    is_size,
+    require,
+)
+from ._numerics import axis_names, normalize
 from ._running import Pair, select
+
+
+def check_input(layer: Any, x: Any, state: Any, mask: Any) -> Array | None:
+    """Checks the arguments of a call; gives the mask, of the shape of a channel."""
+    is_whole = layer.axis_name is None
+    dims = "batch input_size ..." if is_whole else "input_size ..."
+    check_shape(layer, x, dims, input_size=layer.input_size)
+    check_floating(layer, x)
+    check_state(layer, state)
+    if mask is None:
+        return None
+    shape = (*x.shape[:1], *x.shape[2:]) if is_whole else x.shape[1:]
+    return read_mask(layer, mask, shape, is_whole)
+
+
+def normalize_channels(
+    layer: Any, x: Array, moments: Pair, weight: Array | None, bias: Array | None
+) -> Array:
+    """Normalizes the input of a layer, whole batch or not, by values per channel."""
+    before = [1] if layer.axis_name is None else []
+    after = [1] * (x.ndim - 1 - len(before))
+
+    def per_channel(a: Array) -> Array:
+        return a.reshape(*before, -1, *after)
+
+    affine = [None if a is None else per_channel(a) for a in (weight, bias)]
+    mean, variance = map(per_channel, moments)
+    return normalize(x, mean, variance, layer.eps, *affine)
+
+
+def check_sizes(layer: str, input_size: Any, eps: Any, channelwise_affine: Any) -> None:
+    """Refuses constructor arguments that all these layers have."""
+    require(is_size(input_size), layer, "input_size", "an int ≥ 1", input_size)
+    require(is_number(eps), layer, "eps", "a number ≥ 0", eps)
+    ok, name = isinstance(channelwise_affine, bool), "channelwise_affine"
+    require(ok, layer, name, "True or False", channelwise_affine)
 
 
 def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
@@ -79,43 +134,62 @@ def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> 
     return jnp.broadcast_to(jnp.asarray(mask).reshape(full), shape)
 
 
+def count_examples(layer: Any) -> int:
+    """The number of examples in the batch; 1 where the input is a whole batch.
+
+    Raises:
+        AxisNameError: no axis of that name is in scope.
+    """
+    if layer.axis_name is None:
+        return 1
+    try:
+        return int(lax.psum(1, axis_names(layer.axis_name)))
+    except NameError:
+        _fail_unbound(layer)
+
+
 def statistics(
-    layer: Any, x: Array, running: Pair, mask: Array | None
+    layer: Any,
+    x: Array,
+    running: Pair,
+    mask: Array | None,
+    groups: Groups | None = None,
 ) -> tuple[Pair, Moments]:
     """Mean and variance to normalize ``x`` by in training, and those of the batch.
 
     Where fewer than two values count, the running averages are used.
 
     Arguments:
-        layer: has ``axis_name``, ``axis_index_groups`` and ``input_size``.
-        x: ``(channels, *values)``: one example, or all that there is.
+        layer: has ``axis_name`` and ``input_size``.
+        x: one example, or the whole batch.
         running: the running mean and variance.
-        mask: ``values``, where they count; None for everywhere.
+        mask: where values count; None for everywhere.
+        groups: positions on the last named axis that are batches of their own.
 
     Raises:
         InputError: the batch has fewer than two values per channel.
         AxisNameError: no axis of that name is in scope.
     """
-    names = () if layer.axis_name is None else axis_names(layer.axis_name)
-    groups = layer.axis_index_groups
-    try:
-        examples = lax.psum(1, names)
-    except NameError:
-        _fail_unbound(layer)
+    examples = count_examples(layer)
+    names = axis_names(layer.axis_name)
     if groups is not None:
         size = lax.psum(1, names[-1])
         _check_groups(layer, groups, names[-1], size)
         examples = examples // size * min(map(len, groups))
     if x.size // layer.input_size * examples < 2:
         part = "a group" if groups else "the batch"
+        got = f"{examples} example(s) of shape {tuple(x.shape)}"
         fail(
             layer,
             f"{part} has fewer than two values per channel",
             expected="at least two values, over examples and spatial axes",
-            got=f"{examples} example(s) of shape {tuple(x.shape)}",
+            got=got if layer.axis_name is not None else f"{tuple(x.shape)}",
             fix="use a larger batch, or `inference_mode`",
         )
-    batch = batch_moments(x, names, running[0], mask, groups)
+    if layer.axis_name is None:
+        batch = whole_batch_moments(x, running[0], mask)
+    else:
+        batch = batch_moments(x, names, running[0], mask, groups)
     own = batch
     if groups is not None:
         group = group_of(groups, names)
@@ -134,7 +208,7 @@ def _check_groups(layer: Module, groups: Groups, name: Hashable, size: int) -> N
         )
 
 
-def _fail_unbound(layer: Any) -> None:
+def _fail_unbound(layer: Any) -> NoReturn:
     fail(
         layer,
         f"no axis named {layer.axis_name!r} is in scope",

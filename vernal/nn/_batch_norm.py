@@ -12,20 +12,20 @@ from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report
 from ..typing import AxisName, DTypeLike, Key
-from ._batch_axis import read_axis_name, read_groups, read_mask, statistics
-from ._batch_moments import Groups
-from ._checks import (
-    check_floating,
-    check_shape,
-    check_state,
-    is_number,
-    is_size,
-    require,
+from ._batch_axis import (
+    check_input,
+    check_sizes,
+    normalize_channels,
+    read_axis_name,
+    read_groups,
+    statistics,
 )
+from ._batch_moments import Groups
+from ._checks import is_number, require
 from ._init import default_dtype
 from ._merging import MergeMoments, merge_first_time, running_slots
-from ._numerics import compute_dtype, normalize
-from ._running import average, select, update, where_seen
+from ._numerics import compute_dtype
+from ._running import Pair, average, select, update, where_seen
 from ._stateful import RunningStatistics
 
 _Moments = tuple[Float[Array, " input_size"], Float[Array, " input_size"]]
@@ -64,7 +64,8 @@ class BatchNorm(RunningStatistics):
     everywhere, so that a value which does not count acts on its own output alone, and
     has no gradient if the loss leaves that out. (It must be finite for this: NaN times
     zero is NaN.) Where fewer than two values per channel count, the running averages
-    are used in place of those of the batch, and the state stays as it is.
+    are used in place of those of the batch, and the state stays as it is; only with
+    ``momentum=None`` a single value is taken in.
 
     Reference: Ioffe and Szegedy, *Batch Normalization: Accelerating Deep Network
     Training by Reducing Internal Covariate Shift*, 2015, arXiv:1502.03167.
@@ -146,7 +147,8 @@ class BatchNorm(RunningStatistics):
         unbiased: bool = False,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        _check_arguments(input_size, eps, channelwise_affine, momentum, mode, unbiased)
+        check_sizes("BatchNorm", input_size, eps, channelwise_affine)
+        _check_averages(momentum, mode, unbiased)
         self.axis_name = read_axis_name("BatchNorm", axis_name)
         groups = read_groups("BatchNorm", axis_index_groups, axis_name)
         is_ema = mode == "ema"
@@ -201,25 +203,11 @@ class BatchNorm(RunningStatistics):
         Returns:
             The normalized example and the new state.
         """
-        is_whole = self.axis_name is None
-        dims = "batch input_size ..." if is_whole else "input_size ..."
-        check_shape(self, x, dims, input_size=self.input_size)
-        check_floating(self, x)
-        check_state(self, state)
-        values = jnp.moveaxis(x, 1, 0) if is_whole else x
-        if mask is not None:
-            mask = read_mask(self, mask, values.shape[1:], is_whole)
+        mask = check_input(self, x, state, mask)
         inference = self.inference if inference is None else inference
         step = self._ema if self.mode == "ema" else self._batch
-        mean, variance, state = step(values, state, mask, inference)
-        before = [1] if is_whole else []
-
-        def per_channel(a: Array) -> Array:
-            return a.reshape(*before, -1, *[1] * (values.ndim - 1 - len(before)))
-
-        affine = [None if a is None else per_channel(a) for a in self._affine()]
-        mean, variance = per_channel(mean), per_channel(variance)
-        return normalize(x, mean, variance, self.eps, *affine), state
+        moments, state = step(x, state, mask, inference)
+        return normalize_channels(self, x, moments, self.weight, self.bias), state
 
     def cumulative(self) -> "BatchNorm":
         """The same layer with ``momentum=None``, fresh statistics, and in training.
@@ -265,9 +253,6 @@ class BatchNorm(RunningStatistics):
         )
         return copy
 
-    def _affine(self) -> tuple[Array | None, Array | None]:
-        return self.weight, self.bias
-
     def adopted(
         self, state: State, other: "BatchNorm", found: State, steps: int
     ) -> State:
@@ -295,25 +280,26 @@ class BatchNorm(RunningStatistics):
 
     def _batch(
         self, x: Array, state: State, mask: Array | None, inference: bool
-    ) -> tuple[Array, Array, State]:
+    ) -> tuple[Pair, State]:
         assert self.batch_counter is not None and self.batch_state_index is not None
         running = state.get(self.batch_state_index)
         if inference:
-            return *running, state
+            return running, state
         count = state.get(self.batch_counter)
-        own, batch = statistics(self, x, running, mask)
+        groups = self.axis_index_groups
+        own, batch = statistics(self, x, running, mask, groups)
         count, kept = update(count, running, batch, self.momentum, self.unbiased)
         state = state.set(self.batch_counter, count)
-        return *own, state.set(self.batch_state_index, kept)
+        return own, state.set(self.batch_state_index, kept)
 
     def _ema(
         self, x: Array, state: State, mask: Array | None, inference: bool
-    ) -> tuple[Array, Array, State]:
+    ) -> tuple[Pair, State]:
         assert self.ema_first_time_index is not None
         assert self.ema_state_index is not None and self.momentum is not None
         running = state.get(self.ema_state_index)
         if inference:
-            return *running, state
+            return running, state
         is_first = state.get(self.ema_first_time_index)
         _, batch = statistics(self, x, running, mask)
         rate = jnp.where(is_first, 1, 1 - self.momentum)
@@ -324,24 +310,13 @@ class BatchNorm(RunningStatistics):
         if not isinstance(batch.number, float):
             later = is_first & (batch.number[0] < 2)
         state = state.set(self.ema_first_time_index, later)
-        return *averages, state.set(self.ema_state_index, kept)
+        return averages, state.set(self.ema_state_index, kept)
 
 
-def _check_arguments(
-    input_size: Any,
-    eps: Any,
-    channelwise_affine: Any,
-    momentum: Any,
-    mode: Any,
-    unbiased: Any,
-) -> None:
+def _check_averages(momentum: Any, mode: Any, unbiased: Any) -> None:
     def check(ok: bool, name: str, expected: str, got: Any) -> None:
         require(ok, "BatchNorm", name, expected, got)
 
-    check(is_size(input_size), "input_size", "an int ≥ 1", input_size)
-    check(is_number(eps), "eps", "a number ≥ 0", eps)
-    is_bool = isinstance(channelwise_affine, bool)
-    check(is_bool, "channelwise_affine", "True or False", channelwise_affine)
     check(mode in ("batch", "ema", "legacy"), "mode", '"batch" or "ema"', mode)
     ok = is_number(momentum, maximum=1) or (momentum is None and mode != "ema")
     expected = "a number from 0 to 1" + ("" if mode == "ema" else ", or None")
