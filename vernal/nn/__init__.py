@@ -8,6 +8,7 @@ from .._state.build import (
 )
 from .._state.index import StateIndex as StateIndex
 from .._state.state import State as State
+from .._summary.summary import summary as summary
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
     AdaptiveAvgPool2d as AdaptiveAvgPool2d,
@@ -112,4 +113,5 @@ __all__ = [
     "join_state",
     "make_with_state",
     "split_state",
+    "summary",
 ]
