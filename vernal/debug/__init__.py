@@ -2,6 +2,7 @@
 
 from ._announce import announce_transform as announce_transform
 from ._dce import inspect_dce as inspect_dce, store_dce as store_dce
+from ._retrace import explain_retrace as explain_retrace
 from ._stops import backward_nan as backward_nan, breakpoint_if as breakpoint_if
 from ._traces import (
     assert_max_traces as assert_max_traces,
@@ -13,6 +14,7 @@ __all__ = [
     "assert_max_traces",
     "backward_nan",
     "breakpoint_if",
+    "explain_retrace",
     "get_num_traces",
     "inspect_dce",
     "store_dce",
