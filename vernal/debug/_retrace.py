@@ -84,7 +84,7 @@ def explain_retrace(fn: Callable[..., Any]) -> Explained:
     made anew. It is given as a warning at the call. ``print(step)`` shows all of them,
     or that nothing was retraced.
 
-    A call that compiles nothing costs about a microsecond more. Functions that are not
+    A call that compiles nothing costs a few microseconds more. Functions that are not
     wrapped are not touched. (To make a second compilation an error, and in calls under
     an outer ``jit``, use :func:`assert_max_traces`.)
 

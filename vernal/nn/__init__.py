@@ -7,6 +7,7 @@ from .._state.build import (
     split_state as split_state,
 )
 from .._state.index import StateIndex as StateIndex
+from .._state.recorder import StateRecorder as StateRecorder
 from .._state.state import State as State
 from .._summary.summary import summary as summary
 from ._adaptive_pool import (
@@ -105,6 +106,7 @@ __all__ = [
     "Stack",
     "State",
     "StateIndex",
+    "StateRecorder",
     "StatefulLayer",
     "WeightNorm",
     "batched",
