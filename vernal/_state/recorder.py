@@ -22,8 +22,8 @@ class StateRecorder(Tabular):
 
     For each array of the state it keeps mean, standard deviation, least and largest
     entry, and how much the entries moved since the record before. It does not wait:
-    they are computed on the device by one small jitted function, which reads each entry
-    twice and keeps a copy of the state, and are fetched when somebody looks. Its memory
+    they are computed on the device by one small jitted function, which keeps a copy of
+    the state, and are fetched when somebody looks. Its memory
     is bounded: when ``capacity`` records are kept, every second one is dropped, and
     from then on only every second call is recorded.
 
@@ -38,8 +38,9 @@ class StateRecorder(Tabular):
     - *drifting*: the line through its mean or standard deviation goes by over 10 % of
       the root mean square within the last quarter: it has not settled.
 
-    Whole numbers and bools, such as counters, are recorded and not judged; PRNG keys
-    are left out. Under 16 records only the first is judged.
+    Whole numbers and bools, such as counters, are recorded and not judged; complex
+    numbers are recorded by their magnitude; PRNG keys are left out. Under 16 records
+    only the first is judged.
 
     Arguments:
         capacity: number of records to keep at most, at least 32.
@@ -77,7 +78,7 @@ class StateRecorder(Tabular):
         self._slots: tuple[str, ...] | None = None
         self._steps: list[int] = []
         self._rows: list[Any] = []  # on the device, until somebody looks
-        self._previous: list[Any] = []
+        self._previous: list[Any] = []  # all entries at the last record
 
     def record(self, step: int, state: State) -> None:
         """Takes note of the state; returns before anything is computed.
@@ -105,7 +106,7 @@ class StateRecorder(Tabular):
                     fix="call `record` where the jitted step was called",
                 )
             )
-        row, self._previous = _summarize(arrays, self._previous or _copy(arrays))
+        row, self._previous = _summarize(arrays, self._previous)
         self._steps.append(step)
         self._rows.append(row)
         if len(self._rows) >= self.capacity:
@@ -200,37 +201,41 @@ def _is_recorded(x: Any) -> bool:
     return x.size > 0 and not is_key
 
 
-def _copy_all(arrays: list[Any]) -> list[Any]:
-    return [jnp.copy(x) for x in arrays]
-
-
-# A copy, as the next training step may take over the memory of the state.
-_copy = jax.jit(_copy_all)
-
-
 def _summarize_all(arrays: list[Any], previous: list[Any]) -> tuple[Any, list[Any]]:
-    """The statistics of all arrays, one row for each; and copies for the next time."""
-    rows = [_statistics(x, y) for x, y in zip(arrays, previous, strict=True)]
-    table = jnp.stack(rows) if rows else jnp.zeros((0, len(History._fields)))
-    return table, _copy_all(arrays)
+    """The statistics of all arrays, one row for each; and a copy for the next time.
+
+    Arrays of one size are rows of one matrix, so that the number of operations does
+    not grow with the number of layers. The copy stays when the training step takes
+    over the memory of the state.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, x in enumerate(arrays):
+        groups.setdefault(x.size, []).append(i)
+    now = [jnp.stack([_real(arrays[i]) for i in group]) for group in groups.values()]
+    before = previous or now
+    rows = [_statistics(x, x - y) for x, y in zip(now, before, strict=True)]
+    table = jnp.concatenate([*rows, jnp.zeros((0, len(History._fields)), jnp.float32)])
+    order = [i for group in groups.values() for i in group]
+    return table[np.argsort(np.asarray(order, int))], now
 
 
 _summarize = jax.jit(_summarize_all, donate_argnums=1)
 
 
-def _statistics(x: Any, previous: Any) -> Any:
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        x, previous = x.astype(jnp.float32), previous.astype(jnp.float32)
-    moved = jnp.abs(x - previous)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        x = jnp.abs(x)
-    x, moved = x.astype(jnp.float32), moved.astype(jnp.float32)
-    std, far = _root_mean_square(x - jnp.mean(x)), _root_mean_square(moved)
-    return jnp.stack([jnp.mean(x), std, jnp.min(x), jnp.max(x), far])
+def _real(x: Any) -> Any:
+    is_complex = jnp.issubdtype(x.dtype, jnp.complexfloating)
+    return (jnp.abs(x) if is_complex else x).astype(jnp.float32).ravel()
+
+
+def _statistics(x: Any, moved: Any) -> Any:
+    """The columns of the table for the rows of a matrix."""
+    mean = jnp.mean(x, 1, keepdims=True)
+    std, far = _root_mean_square(x - mean), _root_mean_square(moved)
+    return jnp.stack([mean[:, 0], std, jnp.min(x, 1), jnp.max(x, 1), far], 1)
 
 
 def _root_mean_square(x: Any) -> Any:
-    """Scaled, so that squares of large numbers do not overflow."""
-    largest = jnp.max(jnp.abs(x))
+    """Of each row; scaled, so that squares of large numbers do not overflow."""
+    largest = jnp.max(jnp.abs(x), 1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
-    return scale * jnp.sqrt(jnp.mean((x / scale) ** 2))
+    return scale[:, 0] * jnp.sqrt(jnp.mean((x / scale) ** 2, 1))
