@@ -175,6 +175,7 @@ class StateRecorder(Tabular):
             ("array", "mean ± std", "min … max", "mean over time", ""),
             rows,
             loud=frozenset(i for i, row in enumerate(rows) if row[-1]),
+            wrap=4,
         )
 
     def __repr__(self) -> str:

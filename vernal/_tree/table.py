@@ -25,6 +25,7 @@ class Table:
         notes: lines below the table.
         loud: the rows that call for attention.
         dim: the rows that are of less interest.
+        wrap: the column whose texts rich may break where the table is too wide.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Table:
     notes: Sequence[str] = ()
     loud: frozenset[int] = frozenset()
     dim: frozenset[int] = frozenset()
+    wrap: int = 1
 
     def __str__(self) -> str:
         heading = [self.columns] if any(self.columns) else []
@@ -73,7 +75,7 @@ class Table:
         footers = self.total or [""] * len(self.columns)
         for i, (name, footer) in enumerate(zip(self.columns, footers, strict=True)):
             side: Any = "right" if i in self.right else "left"
-            table.add_column(name, footer, justify=side, no_wrap=i != 1)
+            table.add_column(name, footer, justify=side, no_wrap=i != self.wrap)
         for i, row in enumerate(self.rows):
             style = "bold red" if i in self.loud else "dim" if i in self.dim else None
             table.add_row(*map(Text, row), style=style)
