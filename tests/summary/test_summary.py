@@ -175,6 +175,37 @@ def test_calls():
     assert method.title == "half, called with f32[4]" or method.title.startswith("Uses")
 
 
+def test_one_slot_at_two_places():
+    """A norm that stands at two places of a model has one state, which counts once."""
+
+    class Twice(vn.Module):
+        a: nn.BatchNorm
+        b: nn.BatchNorm
+
+        def __call__(self, x, state):
+            return self.b(*self.a(x, state))
+
+    norm = nn.BatchNorm(4, "batch")
+    model, state = nn.split_state(Twice(norm, norm))
+    found = nn.summary(nn.batched(model), state, struct(3, 4))
+    assert [row.state for row in found.rows] == [9] * 4 and found.state == 9
+    assert found.parameters == 16  # an optimizer sees them twice
+
+
+def test_calls_that_come_to_nothing():
+    """A call that is only asked for its shape is none."""
+
+    class Asks(vn.Module):
+        linear: nn.Linear
+
+        def __call__(self, x):
+            return jnp.zeros(jax.eval_shape(self.linear, x).shape)
+
+    found = nn.summary(Asks(nn.Linear(3, 5, key=KEY)), struct(3))
+    linear = found.rows[1]
+    assert (linear.calls, linear.outputs, found.multiply_adds) == (0, (), 0)
+
+
 def test_outputs_of_any_kind():
     """Outputs may be trees; their dtypes are shown; the state is left out."""
     found = nn.summary(Uses(KEY), struct(4))
