@@ -28,6 +28,7 @@ from ._signature import (
 
 REMEMBERED = 8  # compilations that a new one is compared with
 SHOWN = 3  # changes in one explanation
+KEPT = 100  # explanations
 
 # What the code of a function was compiled for last, and for whom.
 _Last = tuple[weakref.ref["_History"], Signature]
@@ -41,7 +42,7 @@ class _History:
         self.calls = 0
         self.compiled = 0
         self.signatures: deque[Signature] = deque(maxlen=REMEMBERED)
-        self.explanations: list[str] = []
+        self.explanations: deque[str] = deque(maxlen=KEPT)
 
 
 class Explained(Wrapper):
@@ -61,7 +62,7 @@ class Explained(Wrapper):
 
     @property
     def explanations(self) -> tuple[str, ...]:
-        """The reasons of all compilations but the first."""
+        """The reasons of all compilations but the first; of very many the last 100."""
         return tuple(self.history.explanations)
 
     def __repr__(self) -> str:
@@ -157,9 +158,8 @@ def _note(
         _tell(history, f"{name} was compiled again, in call {history.calls}:", reasons)
     elif _is_anew(code, now):
         title = f"{name} was compiled again, as it was jitted anew:"
-        _tell(
-            history, title, ["the arguments are the same: jit it once, not in a loop"]
-        )
+        reasons = ["the arguments are the same: jit it once, not in a loop"]
+        _tell(history, title, reasons)
     history.signatures.append(now)
     if code is not None:
         _of_code[code] = weakref.ref(history), now
@@ -229,8 +229,9 @@ def _advice(before: Entry | None, now: Entry | None) -> tuple[str, str]:
     if kinds == ["array", "array"]:
         return _advice_on_arrays(before, now)
     if kinds == ["number", "number"]:
-        types = dict.fromkeys(x.value[0].__name__ for x in (before, now))
-        return f" (static {' and '.join(types)})", "pass an array"
+        types = {x.value[0].__name__ for x in (before, now)}
+        what = f"static {types.pop()}" if len(types) == 1 else "type"
+        return f" ({what})", "pass an array"
     if "array" in kinds:
         return "", "pass an array each time"
     if "placement" in kinds:
