@@ -168,9 +168,3 @@ def test_what_is_around_a_model_has_no_row():
         "args[0].a",
         "args[0].b",
     ]
-
-
-def test_without_jit():
-    """Calls are seen also where the user has switched jit off."""
-    with jax.disable_jit():
-        assert seen(Twins(lambda m, x: m.a(x)), X) == ["a", ""]

@@ -267,6 +267,15 @@ def test_a_loop_of_unknown_length_is_told():
     assert "1 loop(s) of unknown length" in str(found)
 
 
+def test_without_jit():
+    """Also where jit is switched off, each layer has its costs."""
+    model = Uses(KEY)
+    with jax.disable_jit():
+        found = nn.summary(model, struct(4))
+    assert [row.multiply_adds for row in found.rows] == [48, 32, 0, 0]
+    assert found == nn.summary(model, struct(4))
+
+
 def test_functions():
     """A plain function has no layers, but a total."""
     found = nn.summary(lambda x: x @ x, struct(2, 2))
