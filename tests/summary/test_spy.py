@@ -94,6 +94,24 @@ def test_it_is_still_what_it_was():
     )
 
 
+def test_what_is_not_called():
+    """A Module without a call stays one, and what is in it is seen."""
+
+    class Pair(vn.Module):
+        layer: nn.Linear
+
+    class Outer(vn.Module):
+        pair: Pair
+
+        def __call__(self, x):
+            assert not callable(self.pair)
+            return self.pair.layer(x)
+
+    outer = Outer(Pair(nn.Linear(3, 3, key=jr.key(0))))
+    assert seen(outer, X) == ["pair.layer", ""]
+    assert [path_text(path) for path, _ in modules(outer)] == ["", "pair", "pair.layer"]
+
+
 def test_nothing_is_changed():
     """A failure inside the call leaves model and classes as they were."""
 
