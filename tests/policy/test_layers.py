@@ -14,6 +14,8 @@ LAYERS = {
     4: {"_state"},
     5: {"nn"},
     6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation", "metrics"},
+    5: {"_summary", "nn"},
+    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation"},
 }
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 

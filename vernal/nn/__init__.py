@@ -9,6 +9,7 @@ from .._state.build import (
 from .._state.diff import state_diff as state_diff
 from .._state.index import StateIndex as StateIndex
 from .._state.merge import merge_states as merge_states
+from .._state.recorder import StateRecorder as StateRecorder
 from .._state.reset import reset as reset
 from .._state.rows import (
     reset_rows as reset_rows,
@@ -16,6 +17,7 @@ from .._state.rows import (
     with_rows as with_rows,
 )
 from .._state.state import State as State
+from .._summary.summary import summary as summary
 from ._act_norm import ActNorm as ActNorm
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
@@ -140,6 +142,7 @@ __all__ = [
     "Stack",
     "State",
     "StateIndex",
+    "StateRecorder",
     "StatefulLayer",
     "VectorQuantizer",
     "WeightNorm",
@@ -158,6 +161,7 @@ __all__ = [
     "row_axes",
     "split_state",
     "state_diff",
+    "summary",
     "unfreeze",
     "with_rows",
 ]
