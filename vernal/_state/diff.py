@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._tree.paths import path_text
+from .._tree.table import Table, Tabular
 from ..errors import StateError, report
 from .state import State
 
@@ -34,8 +35,8 @@ class Change(NamedTuple):
     """The length of the difference, by that of the old array; infinite if that is 0."""
 
 
-class StateDiff:
-    """What :func:`state_diff` found; its text is a table of what changed.
+class StateDiff(Tabular):
+    """What :func:`state_diff` found; printed, a table of what changed.
 
     Attributes:
         changes: a :class:`Change` for each array that differs, in order.
@@ -49,24 +50,23 @@ class StateDiff:
     def __bool__(self) -> bool:
         return bool(self.changes)
 
-    def __repr__(self) -> str:
-        count = len(self.same)
-        rest = f"{count} array{'' if count == 1 else 's'} did not change."
-        if not self.changes:
-            return f"Nothing changed: {rest}"
-        rows = [("slot", "array", "changed", "largest", "relative")]
-        for name, shape, changed, size, largest, relative in self.changes:
+    def table(self) -> Table:
+        """The changes, one array to a row; those with NaN or infinity stand out."""
+        rows, loud = [], set()
+        for i, (name, shape, changed, size, largest, relative) in enumerate(
+            self.changes
+        ):
             share = "from 0" if np.isinf(relative) else f"{relative:.2%}"
-            numbers = f"{largest:.3g}", share
-            rows.append((name, shape, f"{changed} of {size}", *numbers))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = list(zip(row, widths, strict=True))
-            left = [cell.ljust(width) for cell, width in cells[:2]]
-            right = [cell.rjust(width) for cell, width in cells[2:]]
-            lines.append("  ".join([*left, *right]).rstrip())
-        return "\n".join([*lines, rest] if self.same else lines)
+            rows.append((name, shape, f"{changed} of {size}", f"{largest:.3g}", share))
+            loud |= set() if np.isfinite(largest) else {i}
+        total = len(self.changes) + len(self.same)
+        return Table(
+            title=f"{len(rows)} of {total} arrays changed",
+            columns=("slot", "array", "changed", "largest", "relative") if rows else (),
+            rows=rows,
+            right=frozenset({2, 3, 4}),
+            loud=frozenset(loud),
+        )
 
 
 def state_diff(old: State, new: State) -> StateDiff:
@@ -90,10 +90,12 @@ def state_diff(old: State, new: State) -> StateDiff:
     >>> norm, state = vn.nn.make_with_state(vn.nn.BatchNorm)(2, "batch")
     >>> _, new = vn.nn.batched(norm)(jnp.array([[1.0, 5], [3, 5]]), copy.copy(state))
     >>> vn.nn.state_diff(state, new)
-    slot                  array        changed  largest  relative
-    batch_counter         int32()       1 of 1        1    from 0
-    batch_state_index[0]  float32(2,)   2 of 2        5    from 0
-    batch_state_index[1]  float32(2,)   1 of 2        1    70.71%
+    3 of 3 arrays changed
+      slot                  array        changed  largest  relative
+      ─────────────────────────────────────────────────────────────
+      batch_counter         int32()       1 of 1        1    from 0
+      batch_state_index[0]  float32(2,)   2 of 2        5    from 0
+      batch_state_index[1]  float32(2,)   1 of 2        1    70.71%
     """
     before, after = _arrays(old), _arrays(new)
     changes, same = [], []

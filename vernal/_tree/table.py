@@ -110,7 +110,7 @@ class Tabular:
 
     table: Callable[[], Table]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return str(self.table())
 
     def __rich__(self) -> Any:
