@@ -27,7 +27,7 @@ _HEAD = """\
 
 The same small tasks in vernal and four other libraries, with what each documents for
 them. Where a library has several ways, first comes what one would write first, and the
-first other way that is right is named beside it. The figures were measured, the errors
+first way that is better is named beside it. The figures were measured, the errors
 raised and the page written by the command below; only "n/a" and "not possible" are what
 the adapters in `benchmarks/faults` say, with a reason.
 

@@ -202,10 +202,10 @@ def stale(transform: Any) -> Any:
     return int(step(state).get(counter.index))
 
 
-def lost() -> Any:
+def lost(check: Any) -> Any:
     """The step returns the output only."""
     counter, state = vn.nn.make_with_state(Counter)()
-    step = vn.filter_jit(lambda x, state: counter(x, state)[0])
+    step = vn.filter_jit(check(lambda x, state: counter(x, state)[0]))
     for _ in range(2):
         step(jnp.ones(3), state)
     return int(state.get(counter.index))
@@ -239,10 +239,16 @@ RUNS = {
     "reordered": {"": reordered},
     "stale": {
         "filter_jit": lambda: stale(vn.filter_jit),
+        "debug.assert_states_used_once": lambda: stale(
+            lambda step: vn.debug.assert_states_used_once(vn.filter_jit(step))
+        ),
         "no jit": lambda: stale(lambda step: step),
         'filter_jit(donate="all")': lambda: stale(vn.filter_jit(donate="all")),
     },
-    "lost": {"": lost},
+    "lost": {
+        "filter_jit": lambda: lost(lambda step: step),
+        "debug.assert_updates_kept": lambda: lost(vn.debug.assert_updates_kept),
+    },
     "zero": {"": zero},
     "overwritten": {"": overwritten},
 }

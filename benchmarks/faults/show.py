@@ -18,11 +18,14 @@ TITLES = {
 
 
 def summary(ways: dict[str, tuple[str, str]]) -> str:
-    """The verdict on the first way, and the first other way that is right, if any."""
+    """The verdict on the first way, and the first way that is better, if any."""
     (verdict, _), *_ = ways.values()
-    others = [way for way, (other, _) in ways.items() if other == RIGHT]
-    if others and verdict != RIGHT:
-        return f"{verdict}; right: {others[0]}"
+    for better in (RIGHT, REFUSED):
+        others = [way for way, (other, _) in ways.items() if other == better]
+        if verdict == better:
+            break
+        if others:
+            return f"{verdict}; {better}: {others[0]}"
     return verdict
 
 
