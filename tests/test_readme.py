@@ -12,6 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
+# What the section "What only vernal does" has to show.
+SHOWN = [
+    *("batched", "vn.nn.Stack", "vn.nn.Ensemble", "join_state", "split_state"),
+    *("freeze", "unfreeze", "recalibrate", "merge_states", "reset", "fold_norms"),
+    *("bake", "state_diff", "assert_updates_kept", "assert_states_used_once"),
+    *("vn.save", "vn.load", "Manager"),
+]
+
 BLOCK = re.compile(
     r"(?P<skip><!-- not executed -->\s*\n)?^```python[^\n]*\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
@@ -77,3 +85,15 @@ def test_a_broken_block_fails_at_its_line():
     with pytest.raises(ZeroDivisionError) as info:
         run_page(text, "sample")
     assert info.traceback[-1].lineno + 1 == text.splitlines().index("y = x / 0") + 1
+
+
+def test_what_only_vernal_does_is_short():
+    """Each thing in that section is shown in six lines at most, and all of them run."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## What only vernal does")[1].split("\n## ")[0]
+    found = [[x for x in block.split("\n") if x] for block in blocks(section)]
+    assert len(found) >= 8 and "not executed" not in section
+    assert max(map(len, found)) <= 6
+    shown = "\n".join(line for block in found for line in block)
+    for name in SHOWN:
+        assert re.search(rf"{re.escape(name)}\b", shown), name
