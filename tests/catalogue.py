@@ -25,13 +25,15 @@ class Row:
     oracle: str  # the test file in which another implementation vouches for it
     stateful: bool = False
     has_key: bool = False  # needs a key in training
+    per_row: bool = False  # each row has its own state, which goes on in inference too
     is_smooth: bool = True  # its gradient is the derivative, and no estimate of it
     # How one example is applied, where that is not ``layer(x)``.
     apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
-    def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
-        """The layer and its state, which is empty for most."""
-        return nn.make_with_state(self.make)(jr.key(0), dtype)
+    def split(self, dtype: Any = jnp.float32, size: int = 4) -> tuple[Any, nn.State]:
+        """The layer and its state for a batch, which is empty for most."""
+        layer, state = nn.make_with_state(self.make)(jr.key(0), dtype)
+        return layer, nn.with_rows(state, size) if self.per_row else state
 
     def batch(self, size: int = 4, dtype: Any = jnp.float32, seed: int = 1) -> Any:
         """A batch of inputs."""
@@ -47,7 +49,8 @@ class Row:
             return out if self.stateful else (out, state)
 
         keys = jr.split(jr.key(7), xs.shape[0])
-        axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
+        rows = nn.row_axes(state)
+        axes = {"in_axes": (0, 0, rows), "out_axes": (0, rows)}
         return jax.vmap(one, axis_name="batch", **axes)(xs, keys, state)
 
     def __str__(self) -> str:
@@ -66,6 +69,13 @@ def _weight_norm(key: Any, dtype: Any) -> nn.WeightNorm[nn.Linear]:
 def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     norm = nn.BatchNorm(5, "batch", dtype=dtype)
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
+
+
+def _frozen(key: Any, dtype: Any) -> Any:
+    first, last = (nn.Linear(3, 3, dtype=dtype, key=key) for _ in range(2))
+    norms = [nn.BatchNorm(3, "batch", dtype=dtype) for _ in range(2)]
+    model, state = nn.split_state(nn.Sequential([first, norms[0], last, norms[1]]))
+    return nn.join_state(*nn.freeze(model, state, "layers[1]"))
 
 
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
@@ -162,8 +172,28 @@ def _attend(layer: Any, x: Any, **kwargs: Any) -> Any:
     return layer(x, x, x, mask=jnp.tri(x.shape[0], dtype=bool), **kwargs)
 
 
+def _cached(**kwargs: Any) -> Callable[[Any, Any], Any]:
+    def make(key: Any, dtype: Any) -> nn.CachedAttention:
+        heads = nn.MultiheadAttention(
+            2, 6, num_kv_heads=1, qk_size=4, dtype=dtype, key=key
+        )
+        rotary = nn.RotaryPositionalEmbedding(4, dtype=dtype)
+        return nn.CachedAttention(heads, rotary=rotary, dtype=dtype, **kwargs)
+
+    return make
+
+
 def _look_up(layer: Any, x: Any) -> Any:
     return layer(jnp.sum(x > 0))
+
+
+def _spectral_operator(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Conv2d]:
+    conv = nn.Conv2d(2, 2, 2, dtype=dtype, key=key)
+    return nn.SpectralNorm(conv, "weight", input_shape=(2, 3, 3), key=key)
+
+
+def _keyed(key: Any, dtype: Any) -> nn.Keyed[nn.Dropout]:
+    return nn.Keyed(nn.Dropout(0.5), "batch", key=key)
 
 
 ROWS = [
@@ -273,6 +303,22 @@ ROWS = [
         apply=_attend,
     ),
     Row(
+        "CachedAttention",
+        _cached(length=10),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
+        "CachedAttention window",
+        _cached(window=4),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
         "RotaryPositionalEmbedding",
         _typed(nn.RotaryPositionalEmbedding, 6),
         (5, 6),
@@ -300,8 +346,36 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
+    *(
+        Row(
+            f"RNN {cell.__name__}",
+            lambda k, d, cell=cell: nn.RNN(cell(3, 4, dtype=d, key=k)),
+            (5, 3),
+            "nn/test_rnn",
+            stateful=True,
+            per_row=True,
+        )
+        for cell in (nn.GRUCell, nn.LSTMCell)
+    ),
+    Row(
+        "CausalConv1d",
+        _conv(nn.CausalConv1d, dilation=2),
+        (2, 3),
+        "nn/test_causal_conv",
+        stateful=True,
+        per_row=True,
+    ),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row(
+        "SpectralNorm operator",
+        _spectral_operator,
+        (2, 3, 3),
+        "nn/test_spectral_norm_operator",
+        stateful=True,
+    ),
+    Row("Keyed", _keyed, (64,), "nn/test_keys", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(
         "BatchNorm",
@@ -315,6 +389,28 @@ ROWS = [
         _typed(nn.BatchNorm, 2, "batch", mode="ema"),
         (2, 3),
         "nn/test_batch_norm",
+        stateful=True,
+    ),
+    Row(
+        "BatchRenorm",
+        _typed(nn.BatchRenorm, 2, "batch"),
+        (2, 3),
+        "nn/test_batch_renorm",
+        stateful=True,
+    ),
+    Row("InstanceNorm", _typed(nn.InstanceNorm, 2), (2, 3), "nn/test_instance_norm"),
+    Row(
+        "InstanceNorm running",
+        _typed(nn.InstanceNorm, 2, running=True, axis_name="batch"),
+        (2, 3),
+        "nn/test_instance_norm",
+        stateful=True,
+    ),
+    Row(
+        "BatchNorm cumulative",
+        _typed(nn.BatchNorm, 2, "batch", momentum=None, unbiased=True),
+        (2, 3),
+        "nn/test_batch_norm_cumulative",
         stateful=True,
     ),
     Row(
@@ -356,7 +452,7 @@ ROWS = [
 STATEFUL = [row for row in ROWS if row.stateful]
 
 # Base classes and containers of values, which are no layers.
-NO_LAYERS = {"State", "StateIndex", "StatefulLayer"}
+NO_LAYERS = {"KeyStream", "State", "StateIndex", "StatefulLayer"}
 
 
 def public_layers() -> set[str]:

@@ -28,12 +28,21 @@ def _per_channel(a: npt.ArrayLike, ndim: int) -> Numbers:
     return to_float64(a).reshape(1, -1, *[1] * (ndim - 2))
 
 
-def batch_moments(xs: npt.ArrayLike) -> Moments:
+def by_channel(xs: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Numbers:
+    """The values of each channel of a batch (examples, channels, ...), one row each.
+
+    The mask, (examples, ...) without channels, says which of them there are.
+    """
+    rows = np.moveaxis(to_float64(xs), 1, 0)
+    rows = rows.reshape(len(rows), -1)
+    return rows if mask is None else rows[:, np.asarray(mask).ravel()]
+
+
+def batch_moments(xs: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Moments:
     """Mean and biased variance of each channel of a batch (examples, channels, ...)."""
-    xs = to_float64(xs)
-    axes = (0, *range(2, xs.ndim))
-    mean = xs.mean(axes, keepdims=True)
-    return Moments(mean.ravel(), np.square(xs - mean).mean(axes))
+    rows = by_channel(xs, mask)
+    mean = rows.mean(1)
+    return Moments(mean, np.square(rows - mean[:, None]).mean(1))
 
 
 def batch_norm(
@@ -50,6 +59,11 @@ def batch_norm(
     return (xs - mean) / np.sqrt(variance + eps) * weight + bias
 
 
+def unbiased(moments: Moments, count: int) -> Moments:
+    """With the variance that ``count`` values estimate for what they are drawn from."""
+    return moments._replace(variance=moments.variance * count / (count - 1))
+
+
 class BatchNormGradients(NamedTuple):
     """Gradients with respect to the batch and the parameters."""
 
@@ -59,22 +73,29 @@ class BatchNormGradients(NamedTuple):
 
 
 def batch_norm_gradients(
-    xs: npt.ArrayLike, cotangents: npt.ArrayLike, weight: npt.ArrayLike, eps: float
+    xs: npt.ArrayLike,
+    cotangents: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    eps: float,
+    mask: npt.ArrayLike | None = None,
 ) -> BatchNormGradients:
     """Of :func:`batch_norm` by the batch's own moments, which depend on the batch.
 
-    With z the normalized batch, g the cotangent times the weight, and means over all
-    but the channels: ``(g - E[g] - z E[g z]) / sqrt(Var + eps)``.
+    With z the normalized batch, g the cotangent times the weight, and sums over all
+    but the channels: ``(g - c (Σ g + z Σ g z) / n) / sqrt(Var + eps)``, where c is 1
+    for the n values that the moments are of, and 0 for those that the mask leaves out.
     """
     xs, cotangents = to_float64(xs), to_float64(cotangents)
     axes = (0, *range(2, xs.ndim))
-    moments = batch_moments(xs)
+    counts = np.ones_like(xs[:, :1]) if mask is None else np.asarray(mask)[:, None]
+    moments = batch_moments(xs, mask)
     normalized = batch_norm(xs, moments, eps)
     g = cotangents * _per_channel(weight, xs.ndim)
-    along = normalized * (g * normalized).mean(axes, keepdims=True)
+    along = normalized * (g * normalized).sum(axes, keepdims=True)
+    through = counts * (g.sum(axes, keepdims=True) + along) / counts.sum()
     scale = np.sqrt(_per_channel(moments.variance, xs.ndim) + eps)
     return BatchNormGradients(
-        (g - g.mean(axes, keepdims=True) - along) / scale,
+        (g - through) / scale,
         (cotangents * normalized).sum(axes),
         cotangents.sum(axes),
     )

@@ -21,7 +21,6 @@ BAD_ARGUMENTS = [
     ("input_size", True),
     ("input_size", 3.0),
     ("input_size", (3,)),
-    ("axis_name", None),
     ("axis_name", []),
     ("axis_name", ()),
     ("axis_name", 0),
@@ -40,11 +39,13 @@ BAD_ARGUMENTS = [
     ("momentum", 1.1),
     ("momentum", float("nan")),
     ("momentum", True),
-    ("momentum", None),
+    ("momentum", "0.9"),
     ("dtype", jnp.int32),
     ("dtype", jnp.complex64),
     ("mode", "train"),
     ("mode", None),
+    ("unbiased", 1),
+    ("unbiased", None),
 ]
 
 
@@ -88,6 +89,10 @@ GOOD_ARGUMENTS = [
     ("momentum", 0),
     ("momentum", 1),
     ("momentum", np.float64(0.5)),
+    ("momentum", None),
+    ("axis_name", None),
+    ("unbiased", True),
+    ("axis_index_groups", [[0, 1], [2, 3]]),
     ("dtype", "float16"),
 ]
 
@@ -97,6 +102,13 @@ def test_good_arguments(name, value):
     """The ends of the ranges and NumPy's numbers are fine; the layer stays hashable."""
     norm = BatchNorm(**{"input_size": 3, "axis_name": "batch", name: value})
     hash(jax.tree.structure(vn.nn.make_with_state(lambda: norm)()[0]))
+
+
+def test_options_of_mode_batch():
+    """What mode "ema" does not know is refused there."""
+    for name, value in [("momentum", None), ("unbiased", True)]:
+        with pytest.raises(HyperparameterError, match=f"`{name}`"):
+            BatchNorm(3, "batch", mode="ema", **{name: value})
 
 
 def train(model: Any, xs: Any, state: Any, axis_name: str | None = "batch") -> Any:

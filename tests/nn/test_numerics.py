@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from jax.test_util import check_grads
 
 from tests import oracles
-from tests.world import x64
 from vernal.nn import BatchNorm, Linear, SpectralNorm, _numerics, make_with_state
 
 
@@ -55,174 +52,16 @@ def test_moments(offset, dtype):
     np.testing.assert_allclose(variance, exact.var((0, 2), keepdims=True), rtol=1e-5)
 
 
-def total(names: tuple[str, ...]) -> Any:
-    return functools.partial(_numerics.sum_over, names=names)
-
-
-def test_sum_over_an_axis_of_vmap():
-    """A plain sum, which counts what is not mapped once for each position."""
-    x = normal(4, 3)
-    got = jax.vmap(total(("a",)), axis_name="a", out_axes=None)(x)
-    np.testing.assert_allclose(got, x.sum(0), rtol=1e-6)
-    fixed = jax.vmap(lambda _: total(("a",))(x[0]), axis_name="a", out_axes=None)(x)
-    np.testing.assert_allclose(fixed, 4 * x[0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("check", [True, False])
-def test_sum_over_vmap_inside_of_shard_map(check):
-    """Names of both kinds, with gradients, under an ensemble, and of fixed values."""
-    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("d", "e"))
-    split = P(("d", "e"))
-    x, w = normal(16, 3, 2), normal(16, 3, 2, seed=1)
-
-    def one(x: Any, w: Any) -> Any:
-        names = ("d", "batch", "e")
-        members = jax.vmap(total(names), in_axes=-1, out_axes=-1)(x)
-        count = total(names)(jnp.ones(()))
-        return jnp.sum(jnp.sin(members) * w), (members, count)
-
-    def device(x: Any, w: Any) -> Any:
-        batched = jax.vmap(one, axis_name="batch", out_axes=(0, None))
-        loss, aux = batched(x, w)
-        return loss, aux
-
-    mapped = jax.shard_map(
-        device,
-        mesh=mesh,
-        in_specs=(split, split),
-        out_specs=(split, P()),
-        check_vma=check,
-    )
-
-    def loss(x: Any) -> Any:
-        losses, aux = mapped(x, w)
-        return losses.sum(), aux
-
-    grads, (members, count) = jax.jit(jax.grad(loss, has_aux=True))(x)
-    np.testing.assert_allclose(members, x.sum(0), rtol=1e-5)
-    assert count == 16
-    expected = jnp.cos(x.sum(0)) * w.sum(0)
-    np.testing.assert_allclose(grads, np.broadcast_to(expected, x.shape), rtol=1e-5)
-
-
-def test_sum_over_a_batch_on_explicit_axes():
-    """On a mesh with explicit axes, where JAX's own psum over vmap fails."""
-    mesh = Mesh(np.array(jax.devices()), ("d",), axis_types=(AxisType.Explicit,))
-    x = jax.device_put(normal(16, 3), NamedSharding(mesh, P("d")))
-    got = jax.jit(jax.vmap(total(("a",)), axis_name="a", out_axes=None))(x)
-    np.testing.assert_allclose(got, np.asarray(x).sum(0), rtol=1e-5)
-
-
-def batch_moments(xs: Any, guess: Any) -> Any:
-    """Of a whole batch."""
-    one = lambda x: _numerics.batch_moments(x, ("batch",), guess)  # noqa: E731
-    return jax.vmap(one, axis_name="batch", out_axes=None)(xs)
-
-
-GUESSES = [0.0, 3.0, -50.0, 1e3, 1e9, -1e25, np.inf, np.nan]
-
-
-@pytest.mark.parametrize("guess", GUESSES)
-@pytest.mark.parametrize("offset", [0.0, 3.0, 1e4])
-def test_batch_moments_do_not_depend_on_the_guess(offset, guess):
-    """Whatever the guess, the moments are right; one good channel does not hide bad.
-
-    That is 1e-3 where the mean is 10,000 deviations, and else nearly full precision.
-    """
-    xs = normal(32, 3, 4) + offset
-    guesses = jnp.array([guess, offset, guess])
-    got = batch_moments(xs, guesses)
-    expected = oracles.batch_moments(xs)
-    rtol = 1e-3 if offset == 1e4 else 2e-5
-    np.testing.assert_allclose(got[1], expected.variance, rtol=rtol)
-    np.testing.assert_allclose(got[0], expected.mean, rtol=1e-6, atol=1e-6)
-
-
-def test_batch_moments_of_other_batch_sizes():
-    """What is compiled for one batch size is not taken for another."""
-    for examples in (4, 8, 4):
-        xs = normal(examples, 3)
-        got = batch_moments(xs, jnp.zeros(3))
-        np.testing.assert_allclose(got, oracles.batch_moments(xs), rtol=1e-5)
-
-
-@pytest.mark.parametrize("guess", [0.0, 0.9, 40.0, 1e3, np.nan])
-def test_derivatives_of_batch_moments(guess):
-    """Right in both modes and to second order, after one pass as after two."""
-    with x64():
-        guesses = jnp.full(3, guess)
-        check_grads(lambda xs: batch_moments(xs, guesses), (normal(4, 3, 2),), 2)
-
-
-def test_the_guess_has_no_derivative():
-    """The moments do not depend on the guess, and their derivatives say so."""
-    xs = normal(8, 3)
-    pull = jax.grad(lambda guess: sum(map(jnp.sum, batch_moments(xs, guess))))
-    np.testing.assert_array_equal(pull(jnp.ones(3)), 0)
-    np.testing.assert_array_equal(pull(jnp.full(3, 1e5)), 0)
-
-
-@pytest.mark.parametrize("constant", [0.0, 1.1, -1234.5678])
-def test_a_constant_channel(constant):
-    """Its variance is 0 to what the mean resolves, and never negative."""
-    xs = jnp.full((8, 1, 5), constant)
-    mean, variance = batch_moments(xs, jnp.array([constant * (1 + 3e-6)]))
-    np.testing.assert_allclose(mean, constant, rtol=1e-6)
-    np.testing.assert_allclose(variance, 0, atol=(1e-6 * constant) ** 2)
-    assert variance >= 0
-
-
-PASSES = {
-    "a running mean": (5.0, 1.0, 4.9, 1),
-    "no guess, usual data": (2.0, 1.0, 0.0, 1),
-    "a constant channel": (5.0, 0.0, 5.0 * (1 + 3e-6), 1),
-    "far off": (5.0, 1.0, 200.0, 3),
-    "no guess, a large mean": (1e4, 1.0, 0.0, 3),
-    "another constant": (5.0, 0.0, 4.0, 3),
-}
-
-
-@pytest.mark.parametrize("mean, std, guess, expected", PASSES.values(), ids=PASSES)
-def test_passes_over_the_data(mean, std, guess, expected, monkeypatch):
-    """One with a guess that is good enough; else two more, with a better guess."""
-    passes = 0
-    about = _numerics._moments_about
-
-    def counting(*args: Any) -> Any:
-        nonlocal passes
-        passes += 1
-        return about(*args)
-
-    monkeypatch.setattr(_numerics, "_moments_about", counting)
-    with jax.disable_jit():  # so that only the branch that is taken runs
-        batch_moments(mean + std * normal(32, 1), jnp.array([guess]))
-    assert passes == expected
-
-
-MOMENTA = [0.0, 1e-300, 0.1, 0.9, 0.99, 0.999999, 1.0]
-
-
-@pytest.mark.parametrize("momentum", MOMENTA)
-def test_running_rate(momentum):
-    """The weight of the newest of t values with weights momentum**age; 1 at t = 1."""
-    counts = np.array([1, 2, 3, 10, 1000, 2**31 - 1])
-    got = _numerics.running_rate(jnp.asarray(counts), momentum, jnp.dtype("float32"))
-    got = np.broadcast_to(got, counts.shape)
-    for count, rate in zip(counts[:-1], got[:-1], strict=True):
-        expected = 1 / np.power(momentum, np.arange(count)).sum()
-        np.testing.assert_allclose(rate, expected, rtol=2e-6)
-    assert got[0] == 1
-    np.testing.assert_allclose(got[-1], max(1 - momentum, 0.5**31), rtol=2e-6)
-
-
-def test_blend():
-    """Linear in the rate; exactly the new value at rate 1, even if the old is NaN."""
-    old = jnp.array([1.0, 1e8, np.nan, np.inf])
-    new = jnp.array([1e-9, 1.0, 2.0, 3.0])
-    np.testing.assert_array_equal(_numerics.blend(old, new, jnp.array(1.0)), new)
-    got = _numerics.blend(jnp.array(2.0), jnp.array(4.0), jnp.array(0.25))
-    assert got == 2.5
-    np.testing.assert_array_equal(_numerics.blend(new, new, jnp.array(0.3)), new)
+def test_masked_moments():
+    """Of the entries where the mask is true, whatever the others are; of none, 0."""
+    x, mask = normal(4, 5, 6) + 1e3, np.random.default_rng(1).random((4, 1, 6)) > 0.5
+    mean, variance = _numerics.moments(jnp.where(mask, x, jnp.nan), (0, 2), mask)
+    assert mean.shape == variance.shape == (1, 5, 1)
+    rows = oracles.to_float64(x).transpose(1, 0, 2)[:, mask[:, 0]]
+    np.testing.assert_allclose(mean[0, :, 0], rows.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(variance[0, :, 0], rows.var(1), rtol=1e-5)
+    none = _numerics.moments(x, (0, 2), np.zeros_like(mask))
+    np.testing.assert_array_equal(np.stack(none), 0)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])

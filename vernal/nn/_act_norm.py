@@ -11,6 +11,7 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._batch_moments import batch_moments
 from ._checks import (
     check_floating,
     check_shape,
@@ -22,7 +23,7 @@ from ._checks import (
     require_axis_name,
 )
 from ._init import default_dtype
-from ._numerics import axis_names, batch_moments, compute_dtype
+from ._numerics import axis_names, compute_dtype
 from ._stateful import StatefulLayer
 
 
@@ -214,9 +215,9 @@ class ActNorm(StatefulLayer):
     def _started(self, x: Array, start: Start) -> Start:
         """What was fixed before; or what this batch fixes, if it is the first."""
         names = axis_names(self.axis_name)
-        if x.size // self.input_size * count_examples(self, names) < 2:
+        if x.size // self.input_size * count_examples(self) < 2:
             return start
-        mean, variance = batch_moments(lax.stop_gradient(x), names, start.mean)
+        mean, variance, _ = batch_moments(lax.stop_gradient(x), names, start.mean)
         mean, variance = (a.astype(start.mean.dtype) for a in (mean, variance))
         deviation = jnp.sqrt(variance)
         deviation = jnp.where(deviation > self.eps, deviation, 1)

@@ -78,28 +78,35 @@ def require_key(layer: str, key: Any) -> None:
     require(is_key(key), layer, "key", expected, key)
 
 
+def is_axis_name(x: Any) -> bool:
+    """Whether ``x`` is a name or several; JAX takes numbers for positions of axes."""
+    names: tuple[Any, ...] = axis_names(x)
+    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
+    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
+
+
 def require_axis_name(layer: str, axis_name: Any) -> None:
-    """Refuses what is no name of an axis, nor several; JAX takes numbers for positions.
+    """Refuses what is no name of an axis, nor several.
 
     Raises:
         HyperparameterError: if it is not.
     """
-    names: tuple[Any, ...] = axis_names(axis_name)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    ok = all(is_name) and None not in names and len(set(names)) == len(names) > 0
+    ok = is_axis_name(axis_name)
     require(ok, layer, "axis_name", "a name, or several", axis_name)
 
 
-def count_examples(layer: Any, names: tuple[Hashable, ...]) -> int:
-    """The number of examples on the named axes of a layer with an ``axis_name``.
+def count_examples(layer: Any) -> int:
+    """The number of examples on the axes of a layer's ``axis_name``; of None, 1.
 
     Raises:
         AxisNameError: a name is not in scope.
     """
+    name = layer.axis_name
+    if name is None:
+        return 1
     try:
-        return int(lax.psum(1, names))
+        return int(lax.psum(1, axis_names(name)))
     except NameError:
-        name = layer.axis_name
         fail(
             layer,
             f"no axis named {name!r} is in scope",

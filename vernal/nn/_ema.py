@@ -14,6 +14,7 @@ from .._state.state import State
 from .._tree.filters import is_inexact_array
 from .._tree.paths import path_text
 from ..typing import AxisName, Key
+from ._batch_moments import sum_over
 from ._checks import (
     check_state,
     count_examples,
@@ -22,7 +23,8 @@ from ._checks import (
     require,
     require_axis_name,
 )
-from ._numerics import axis_names, blend, compute_dtype, running_rate, sum_over
+from ._numerics import axis_names, compute_dtype
+from ._running import blend, running_rate
 from ._stateful import StatefulLayer
 
 _Tree = TypeVar("_Tree")
@@ -187,7 +189,7 @@ class ExponentialMovingAverage(StatefulLayer):
         if self.axis_name is None:
             return values
         names = axis_names(self.axis_name)
-        n = float(count_examples(self, names))
+        n = float(count_examples(self))
         return {
             k: sum_over(jnp.asarray(a).astype(compute_dtype(a.dtype)), names) / n
             for k, a in values.items()

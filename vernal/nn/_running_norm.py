@@ -12,6 +12,7 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._batch_moments import sum_over
 from ._checks import (
     check_state,
     check_whole_shape,
@@ -23,7 +24,8 @@ from ._checks import (
     require_axis_name,
 )
 from ._init import default_dtype
-from ._numerics import axis_names, blend, compute_dtype, normalize, sum_over
+from ._numerics import axis_names, compute_dtype, normalize
+from ._running import blend
 from ._stateful import StatefulLayer
 
 _LARGEST = int(np.iinfo(np.int32).max)
@@ -187,7 +189,7 @@ class RunningNorm(StatefulLayer):
         Two collectives; float counts are exact up to 2²⁴ examples in one batch.
         """
         names = axis_names(self.axis_name)
-        count = jnp.asarray(float(count_examples(self, names)), dtype)
+        count = jnp.asarray(float(count_examples(self)), dtype)
         x = lax.stop_gradient(x).astype(dtype)
         if mask is not None:
             x = jnp.where(mask, x, 0)

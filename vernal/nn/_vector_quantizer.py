@@ -16,6 +16,7 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._batch_moments import sum_over
 from ._checks import (
     check_floating,
     check_shape,
@@ -30,7 +31,8 @@ from ._checks import (
     require_key,
 )
 from ._init import default_dtype, uniform_fan_in
-from ._numerics import axis_names, blend, compute_dtype, running_rate, sum_over
+from ._numerics import axis_names, compute_dtype
+from ._running import blend, running_rate
 from ._stateful import StatefulLayer
 
 
@@ -211,7 +213,7 @@ class VectorQuantizer(StatefulLayer):
         rows = jnp.moveaxis(x, 0, -1).reshape(-1, self.code_size).astype(dtype)
         fixed = lax.stop_gradient(rows)
         if not inference:
-            count_examples(self, axis_names(self.axis_name))
+            count_examples(self)
         if not inference and self.revive_below > 0:
             book = self._revived(fixed, book, key)
         codes = _nearest(fixed, book.vectors.astype(dtype))
@@ -286,7 +288,7 @@ class VectorQuantizer(StatefulLayer):
             position = position * lax.psum(1, name) + lax.axis_index(name)
         numbers = jr.uniform(key, (self.num_codes,), jnp.float32)
         numbers = sum_over(jnp.where(position == 0, numbers, 0), names)
-        total = rows.shape[0] * count_examples(self, names)
+        total = rows.shape[0] * count_examples(self)
         picked = jnp.minimum((numbers * total).astype(jnp.int32), total - 1)
         picked = picked - position * rows.shape[0]
         is_here = ((picked >= 0) & (picked < rows.shape[0]))[:, None]
