@@ -187,6 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"With {bits:.0f} bits for an image, the error by pixel on held-out digits is "
         f"{errors[0]:.4f}; with k-means of quarters it is {errors[1]:.4f}."
     )
+    without, revived = (used[-1] for _, used in curves.values())
+    tools.say(
+        f"Of the {options.codes} codes, {revived:.1f} are in use (perplexity); without "
+        f"revival of dead ones it is {without:.1f}."
+    )
 
 
 if __name__ == "__main__":

@@ -16,19 +16,20 @@ def outcome(run_example):
     return run_example("codebook", *OPTIONS)
 
 
-def errors(outcome):
-    """What is told in the end: the bits, and the errors of network and k-means."""
+def results(outcome):
+    """What is told in the end: bits, errors, codes, those in use, with and without."""
     said = outcome.text[outcome.text.index("With ") :]
     return [float(x) for x in re.findall(r"\d+(?:\.\d+)?", said)]
 
 
 def test_it_learns(outcome):
-    """Both runs lower their error, and the last lines tell bits and errors."""
+    """Both runs lower their error, and the last lines tell what came of it."""
     for name in ("training without revival", "training with revival"):
         losses = outcome.losses(name)
         assert losses[0] > 0.1 > losses[-1]
-    bits, network, clustered = errors(outcome)
-    assert bits == 16 and 0.01 < clustered < network < 0.1
+    bits, *errors, codes, revived, without = results(outcome)
+    assert (bits, codes) == (16, 16) and 1 <= without < revived <= 16
+    assert len(errors) == 2 and 0.01 < min(errors) < max(errors) < 0.1
 
 
 def test_the_picture_shows_digits(outcome):
@@ -42,5 +43,5 @@ def test_the_picture_shows_digits(outcome):
 def test_a_seed_decides(outcome, run_example):
     """The same seed prints and draws the same."""
     again = run_example("codebook", *OPTIONS)
-    assert errors(again) == errors(outcome)
+    assert results(again) == results(outcome)
     np.testing.assert_array_equal(again.picture, outcome.picture)

@@ -183,6 +183,17 @@ def test_a_single_value_fixes_nothing():
     np.testing.assert_allclose(np.abs(ys), np.ones((2, CHANNELS)), 1e-2)
 
 
+def test_states_are_merged():
+    """Merged is what the first worker fixed that has fixed anything."""
+    norm, start = build()
+    states = [start]
+    for seed in range(2):
+        _, state = step(norm, draw(seed), start)
+        states.append(state)
+    merged = vn.nn.merge_states(states)
+    assert_same(merged, states[1])
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision(dtype):
     """At the end of float16 too, statistics and log-determinant are in float32."""

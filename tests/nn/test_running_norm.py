@@ -260,6 +260,7 @@ def test_gradients_take_the_statistics_as_constants():
 def test_shard_map(check):
     """Over vmap and eight devices the moments are those of all examples."""
     norm, state = build(axis_name=["batch", "d"])
+    assert type(norm.axis_name) is tuple  # static fields are hashed
     call = devices.on_devices(batched, check)
     seen = np.zeros((0, *SHAPE))
     for seed in range(3):

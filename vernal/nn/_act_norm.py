@@ -1,7 +1,8 @@
 """A scale and shift per channel that starts by normalizing the first batch."""
 
-from collections.abc import Hashable
-from typing import NamedTuple
+import functools
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -116,7 +117,9 @@ class ActNorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype)
         stored = compute_dtype(dtype)
         zeros, ones = jnp.zeros(input_size, stored), jnp.ones(input_size, stored)
-        self.start_index = StateIndex(Start(jnp.array(False), zeros, ones))
+        self.start_index = StateIndex(
+            Start(jnp.array(False), zeros, ones), merge=_merge_to_known
+        )
         self.input_size = input_size
         self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
         self.eps = float(eps)
@@ -227,6 +230,21 @@ class ActNorm(StatefulLayer):
         return Start(
             *(jnp.where(takes, a, b) for a, b in zip(first, start, strict=True))
         )
+
+
+def _merge_to_known(values: Sequence[Start], _: Any) -> Start:
+    """The first that is known: parameters were trained on top of one of them."""
+
+    def first(old: Start, new: Start) -> Start:
+        return Start(
+            old.is_known | new.is_known,
+            *(
+                jnp.where(old.is_known, a, b)
+                for a, b in zip(old[1:], new[1:], strict=True)
+            ),
+        )
+
+    return functools.reduce(first, values)
 
 
 def _per_channel(a: Array, x: Array) -> Array:
