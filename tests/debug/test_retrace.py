@@ -193,6 +193,17 @@ def test_jitted_anew():
     run(jnp.ones(4))  # for these arguments it would be compiled anyhow
 
 
+def test_jitted_twice_on_purpose():
+    """Two jitted forms of one function, both in use, are no mistake."""
+
+    def double(x):
+        return 2 * x
+
+    forms = [explain_retrace(vn.filter_jit(double)) for _ in range(2)]
+    assert [form(ONES).shape for form in forms] == [(3,)] * 2
+    assert [form.explanations for form in forms] == [()] * 2
+
+
 @pytest.mark.parametrize("name", ["train", "plain"])
 def test_methods(name):
     """A jitted method of a Module tells of the Module too."""

@@ -41,6 +41,11 @@ PAIRS = [
     (jnp.ones(3), jnp.ones((3, 1)), ["model: float32(3, 1), before float32(3,)"]),
     (jnp.ones(3), jnp.ones(3, int), ["model: int32(3,), before float32(3,)"]),
     (jnp.asarray(1.0), 1.0, ["model: 1.0, before float32() weakly typed"]),
+    (
+        jnp.asarray(1.0),
+        jnp.float32(1),
+        ["model: float32(), before float32() weakly typed"],
+    ),
     (1, 1.0, ["model: 1.0, before 1"]),
     (1, True, ["model: True, before 1"]),
     ("a", "b", ["model: 'b', before 'a'"]),

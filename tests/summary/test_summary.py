@@ -253,6 +253,19 @@ def test_it_is_shown_everywhere():
             assert word in text
 
 
+def test_places_are_indented():
+    """Each layer stands below the one that it is in, and is named from there."""
+    inner = nn.Sequential([nn.Identity(), nn.Identity()])
+    found = nn.summary(nn.Sequential([inner, nn.Identity()]), struct(3))
+    assert [line[:15].rstrip() for line in str(found).splitlines()[3:-2]] == [
+        "  (model)",
+        "    layers[0]",
+        "      layers[0]",
+        "      layers[1]",
+        "    layers[1]",
+    ]
+
+
 def test_a_loop_of_unknown_length_is_told():
     """Where the cost depends on values, the table says so."""
 

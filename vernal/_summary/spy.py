@@ -24,7 +24,6 @@ from .._module.callables import BoundMethod, Partial
 from .._module.module import Module
 from .._state.index import StateIndex
 from .._state.state import State
-from .._transform.split import Hidden
 from .._transform.wrapper import Wrapper
 from .._tree.filters import combine, is_array, partition
 from ..typing import PyTree
@@ -168,29 +167,23 @@ def _noted(tag: _Tag, call: functools.partial[Any]) -> Any:
     """Runs a call as a jitted function with a number, and notes what it returned."""
     number = next(_numbers)
     given = {id(x) for x in jax.tree.leaves((call.args, call.keywords))}
-    inner: list[Any] = []
+    rest: list[Any] = []
 
     def run() -> Any:
-        out = call()
-        arrays, rest = partition(out, _is_traced)
-        inner.extend(jax.tree.leaves(arrays))
-        return arrays, Hidden(rest)
+        # What is handed through, such as the state of other layers, is left out: it
+        # stays the same object, which containers look at, and it costs nothing.
+        made, others = partition(
+            call(), lambda x: isinstance(x, jax.core.Tracer) and id(x) not in given
+        )
+        rest.append(others)
+        return made
 
     run.__name__ = f"{_PREFIX}{number}"
     with jax.disable_jit(False):
-        arrays, hidden = jax.jit(run)()
-    # What is handed through stays the same object: containers look at that.
-    leaves = jax.tree.leaves(arrays)
-    treedef: Any = jax.tree.structure(arrays)
-    pairs = zip(inner, leaves, strict=True)
-    leaves = [a if id(a) in given else b for a, b in pairs]
-    out = combine(treedef.unflatten(leaves), hidden.values)
+        made = jax.jit(run)()
+    out = combine(made, rest[-1])
     tag.calls[number] = Call(tag.path, _shapes(out))
     return out
-
-
-def _is_traced(x: Any) -> bool:
-    return isinstance(x, jax.core.Tracer)
 
 
 def _shapes(out: Any) -> PyTree:

@@ -108,7 +108,7 @@ def summary(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Summary:
 
     Arguments:
         model: a layer, or anything else that is called: ``nn.batched(model)`` for a
-            batch, or a method. Models need not be split from their state.
+            batch, or a method.
         *args: what it is called with: arrays or ``jax.ShapeDtypeStruct``. The state
             may stand first too, as ``make_with_state`` returns it.
         **kwargs: likewise, as ``key``.
