@@ -32,8 +32,8 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest doctest bench bench-quick format format-check lint types \
-        check clean
+.PHONY: help setup demo test test-oldest doctest bench bench-quick faults format \
+        format-check lint types check clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ bench: setup  ## Compare the cost of calls with plain JAX and Equinox
 
 bench-quick: setup  ## The same in less than a minute, and less exactly
 	@$(BIN)/python benchmarks/dispatch.py --blocks 10 100 --slots 1000 --seconds 2
+
+faults: setup  ## Do the same stateful tasks in the libraries that are installed
+	@$(BIN)/python benchmarks/state_faults.py
 
 doctest: setup  ## Run the examples in docstrings and in the README
 	@$(BIN)/python $(PYTEST) --doctest-modules vernal tests/test_readme.py

@@ -25,12 +25,15 @@ class Row:
     oracle: str  # the test file in which another implementation vouches for it
     stateful: bool = False
     has_key: bool = False  # needs a key in training
+    per_row: bool = False  # each row has its own state, which goes on in inference too
+    is_smooth: bool = True  # its gradient is the derivative, and no estimate of it
     # How one example is applied, where that is not ``layer(x)``.
     apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
-    def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
-        """The layer and its state, which is empty for most."""
-        return nn.make_with_state(self.make)(jr.key(0), dtype)
+    def split(self, dtype: Any = jnp.float32, size: int = 4) -> tuple[Any, nn.State]:
+        """The layer and its state for a batch, which is empty for most."""
+        layer, state = nn.make_with_state(self.make)(jr.key(0), dtype)
+        return layer, nn.with_rows(state, size) if self.per_row else state
 
     def batch(self, size: int = 4, dtype: Any = jnp.float32, seed: int = 1) -> Any:
         """A batch of inputs."""
@@ -46,7 +49,8 @@ class Row:
             return out if self.stateful else (out, state)
 
         keys = jr.split(jr.key(7), xs.shape[0])
-        axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
+        rows = nn.row_axes(state)
+        axes = {"in_axes": (0, 0, rows), "out_axes": (0, rows)}
         return jax.vmap(one, axis_name="batch", **axes)(xs, keys, state)
 
     def __str__(self) -> str:
@@ -65,6 +69,13 @@ def _weight_norm(key: Any, dtype: Any) -> nn.WeightNorm[nn.Linear]:
 def _sequential(key: Any, dtype: Any) -> nn.Sequential:
     norm = nn.BatchNorm(5, "batch", dtype=dtype)
     return nn.Sequential([_spectral(key, dtype), norm, jax.nn.tanh])
+
+
+def _frozen(key: Any, dtype: Any) -> Any:
+    first, last = (nn.Linear(3, 3, dtype=dtype, key=key) for _ in range(2))
+    norms = [nn.BatchNorm(3, "batch", dtype=dtype) for _ in range(2)]
+    model, state = nn.split_state(nn.Sequential([first, norms[0], last, norms[1]]))
+    return nn.join_state(*nn.freeze(model, state, "layers[1]"))
 
 
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
@@ -127,6 +138,23 @@ def _autoencode(shared: Any, x: Any) -> Any:
     return decoder(jnp.tanh(encoder(x)))
 
 
+def _quantizer(key: Any, dtype: Any, **kwargs: Any) -> nn.VectorQuantizer:
+    return nn.VectorQuantizer(5, 2, "batch", dtype=dtype, key=key, **kwargs)
+
+
+def _revived(key: Any, dtype: Any) -> nn.VectorQuantizer:
+    return _quantizer(key, dtype, revive_below=1.0)
+
+
+def _vectors(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    out, state = layer(*args, **kwargs)
+    return out.vectors, state
+
+
+def _ema(key: Any, dtype: Any) -> nn.ExponentialMovingAverage:
+    return nn.ExponentialMovingAverage(jnp.zeros(3, dtype), 0.9, "batch")
+
+
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(*args, **kwargs)
 
@@ -144,8 +172,28 @@ def _attend(layer: Any, x: Any, **kwargs: Any) -> Any:
     return layer(x, x, x, mask=jnp.tri(x.shape[0], dtype=bool), **kwargs)
 
 
+def _cached(**kwargs: Any) -> Callable[[Any, Any], Any]:
+    def make(key: Any, dtype: Any) -> nn.CachedAttention:
+        heads = nn.MultiheadAttention(
+            2, 6, num_kv_heads=1, qk_size=4, dtype=dtype, key=key
+        )
+        rotary = nn.RotaryPositionalEmbedding(4, dtype=dtype)
+        return nn.CachedAttention(heads, rotary=rotary, dtype=dtype, **kwargs)
+
+    return make
+
+
 def _look_up(layer: Any, x: Any) -> Any:
     return layer(jnp.sum(x > 0))
+
+
+def _spectral_operator(key: Any, dtype: Any) -> nn.SpectralNorm[nn.Conv2d]:
+    conv = nn.Conv2d(2, 2, 2, dtype=dtype, key=key)
+    return nn.SpectralNorm(conv, "weight", input_shape=(2, 3, 3), key=key)
+
+
+def _keyed(key: Any, dtype: Any) -> nn.Keyed[nn.Dropout]:
+    return nn.Keyed(nn.Dropout(0.5), "batch", key=key)
 
 
 ROWS = [
@@ -255,6 +303,22 @@ ROWS = [
         apply=_attend,
     ),
     Row(
+        "CachedAttention",
+        _cached(length=10),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
+        "CachedAttention window",
+        _cached(window=4),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
         "RotaryPositionalEmbedding",
         _typed(nn.RotaryPositionalEmbedding, 6),
         (5, 6),
@@ -282,8 +346,36 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
+    *(
+        Row(
+            f"RNN {cell.__name__}",
+            lambda k, d, cell=cell: nn.RNN(cell(3, 4, dtype=d, key=k)),
+            (5, 3),
+            "nn/test_rnn",
+            stateful=True,
+            per_row=True,
+        )
+        for cell in (nn.GRUCell, nn.LSTMCell)
+    ),
+    Row(
+        "CausalConv1d",
+        _conv(nn.CausalConv1d, dilation=2),
+        (2, 3),
+        "nn/test_causal_conv",
+        stateful=True,
+        per_row=True,
+    ),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
+    Row(
+        "SpectralNorm operator",
+        _spectral_operator,
+        (2, 3, 3),
+        "nn/test_spectral_norm_operator",
+        stateful=True,
+    ),
+    Row("Keyed", _keyed, (64,), "nn/test_keys", stateful=True),
     Row("WeightNorm", _weight_norm, (3,), "nn/test_weight_norm"),
     Row(
         "BatchNorm",
@@ -321,12 +413,46 @@ ROWS = [
         "nn/test_batch_norm_cumulative",
         stateful=True,
     ),
+    Row(
+        "RunningNorm",
+        _typed(nn.RunningNorm, (2, 3), "batch", clip=2.0),
+        (2, 3),
+        "nn/test_running_norm",
+        stateful=True,
+    ),
+    Row(
+        "ActNorm",
+        _typed(nn.ActNorm, 2, "batch"),
+        (2, 3),
+        "nn/test_act_norm",
+        stateful=True,
+    ),
+    Row("ExponentialMovingAverage", _ema, (3,), "nn/test_ema", stateful=True),
+    Row(
+        "VectorQuantizer",
+        _quantizer,
+        (2, 3),
+        "nn/test_vector_quantizer",
+        stateful=True,
+        is_smooth=False,
+        apply=_vectors,
+    ),
+    Row(
+        "VectorQuantizer revived",
+        _revived,
+        (2, 3),
+        "nn/test_vector_quantizer",
+        stateful=True,
+        has_key=True,
+        is_smooth=False,
+        apply=_vectors,
+    ),
 ]
 
 STATEFUL = [row for row in ROWS if row.stateful]
 
 # Base classes and containers of values, which are no layers.
-NO_LAYERS = {"State", "StateIndex", "StatefulLayer"}
+NO_LAYERS = {"KeyStream", "State", "StateIndex", "StatefulLayer"}
 
 
 def public_layers() -> set[str]:

@@ -4,6 +4,7 @@ from . import (
     checkpoint as checkpoint,
     debug as debug,
     errors as errors,
+    metrics as metrics,
     nn as nn,
     typing as typing,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "is_inexact_array",
     "is_inexact_array_like",
     "load",
+    "metrics",
     "module_update_wrapper",
     "nn",
     "partition",

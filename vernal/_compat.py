@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 # The logger to which JAX reports an exception in a callback before it raises it again.
 # Needed to keep a failing runtime check from being printed twice; JAX 0.7.2 to 0.10.
@@ -55,3 +55,23 @@ def is_symbolic_zero(tangent: Any) -> bool:
 def run_jaxpr(jaxpr: Any, consts: list[Any], *args: Any) -> list[Any]:
     """Runs a jaxpr on its constants and flat arguments."""
     return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*args)
+
+
+# What the compiler leaves out, as no result needs it, is told by no public function;
+# JAX 0.7.2 to 0.10. It can go when jaxprs have a public dead-code elimination.
+
+
+def dead_code_eliminated(jaxpr: Any) -> Any:
+    """The jaxpr without the equations that none of its outputs depends on."""
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+# `jax.jit` does not say when it compiles; its functions count what they have cached.
+# Needed to notice that a function was compiled again; JAX 0.7.2 to 0.10. It can go when
+# jitted functions have a public count.
+
+
+def compilations(jitted: Any) -> int | None:
+    """How many compilations a jitted function holds; None if it is no such function."""
+    count = getattr(jitted, "_cache_size", None)
+    return None if count is None else count()

@@ -9,6 +9,7 @@ VernalError
 ├── StateError(ValueError)              something is wrong with a State
 │   ├── ConsumedStateError              it was replaced by a newer State
 │   ├── ForeignStateError               it belongs to another model
+│   ├── LostUpdateError                 what was stored in it was dropped
 │   └── StateValueError                 a value has another structure or shape
 ├── LayerError(ValueError)              something is wrong at a layer
 │   ├── HyperparameterError             a layer was built with a bad argument
@@ -89,6 +90,13 @@ class ForeignStateError(StateError):
     """A State does not have the slot that a layer asks for.
 
     Cure: use the State that ``make_with_state`` returned together with the model.
+    """
+
+
+class LostUpdateError(StateError):
+    """A function drops a State in which a layer has stored something.
+
+    Cure: ``y, state = layer(x, state)`` at each layer, and return the last state.
     """
 
 

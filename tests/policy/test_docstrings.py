@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-PACKAGES = ["vernal", "vernal.nn", "vernal.checkpoint"]
+PACKAGES = ["vernal", "vernal.nn", "vernal.checkpoint", "vernal.metrics"]
 
 # Public names that have no `>>>` example yet. This list only ever shrinks: a name that
 # has got its example must leave it.

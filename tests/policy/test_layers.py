@@ -12,17 +12,20 @@ LAYERS = {
     2: {"_module"},
     3: {"_transform"},
     4: {"_state"},
-    5: {"nn"},
-    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation"},
+    5: {"_summary", "nn"},
+    6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation", "metrics"},
 }
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}
 
 # What every layer of nn may import; these import nothing else of nn.
 NN_BASE = {
+    "_axes",
     "_batch_axis",
     "_batch_moments",
     "_checks",
     "_init",
+    "_linear_part",
+    "_merging",
     "_mode",
     "_named_weight",
     "_numerics",

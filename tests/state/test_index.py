@@ -12,9 +12,11 @@ import vernal as vn
 from tests.strategies import Counter, Opaque, identical, refuses
 from vernal._state.index import (
     Fresh,
+    Kind,
     Slot,
+    changed_index,
     is_index,
-    make_index,
+    renewed_index,
     same_arrays,
     strong,
 )
@@ -126,11 +128,16 @@ def test_it_is_frozen():
         StateIndex(0).init = 1
 
 
-def test_make_index():
-    """An index is rebuilt with a given identity, without running `__init__`."""
-    index = StateIndex(jnp.ones(2))
-    again = make_index(index.marker, index.shapes, index.init)
-    assert identical(again, index) and type(again) is StateIndex
+def test_changed_and_renewed():
+    """A copy with other fields, and one that is as before it was split."""
+    index = StateIndex(jnp.ones(2), per_row=True)
+    assert identical(changed_index(index), index)
+    stripped = changed_index(index, init=None, is_stripped=True)
+    assert stripped.is_stripped and stripped.kind == Kind(None, True)
+    marker, value = Fresh(), jnp.zeros(2)
+    again = renewed_index(stripped, marker, value)
+    assert again.marker is marker and again.init is value and not again.is_stripped
+    assert again.kind.per_row and type(again) is StateIndex
 
 
 def test_what_is_an_index():

@@ -5,7 +5,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-from .index import Fresh, is_index, make_index, shapes_of
+from .index import Fresh, changed_index, is_index, renewed_index, shapes_of
 from .naming import named_slots
 from .state import State
 
@@ -50,7 +50,7 @@ def split_state(tree: _T) -> tuple[_T, State]:
     >>> import vernal as vn
     >>> tree = {"a": vn.nn.BatchNorm(4, "batch"), "b": vn.nn.BatchNorm(2, "batch")}
     >>> model, state = split_state(tree)
-    >>> print(state)
+    >>> state
     State of dict with 4 slots
       ['a'].batch_counter      i32[]
       ['a'].batch_state_index  (f32[4], f32[4])
@@ -64,7 +64,7 @@ def split_state(tree: _T) -> tuple[_T, State]:
             return x
         home = shapes_of(x.init)
         shapes = x.shapes if home == x.shapes[0] else (x.shapes[0], home)
-        return make_index(slots[id(x)], shapes, x.init)
+        return changed_index(x, marker=slots[id(x)], shapes=shapes)
 
     named = jax.tree.map(name, tree, is_leaf=is_index)
     return delete_init_state(named), State(named)
@@ -96,7 +96,7 @@ def join_state(model: _T, state: State) -> _T:
         if not is_index(x) or not x.is_stripped:
             return x
         marker = markers.setdefault(x.marker, Fresh())
-        return make_index(marker, x.shapes[:1], state._lookup(x, "join_state"))
+        return renewed_index(x, marker, state._lookup(x, "join_state"))
 
     return jax.tree.map(fill, model, is_leaf=is_index)
 
@@ -117,6 +117,6 @@ def delete_init_state(model: _T) -> _T:
     def strip(x: Any) -> Any:
         if not is_index(x):
             return x
-        return make_index(x.marker, x.shapes, None, is_stripped=True)
+        return changed_index(x, init=None, is_stripped=True)
 
     return jax.tree.map(strip, model, is_leaf=is_index)

@@ -1,6 +1,6 @@
 """``StateIndex``: the place in a model that owns one slot of the state."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -14,6 +14,7 @@ from ..typing import PyTree
 
 T = TypeVar("T")
 Shapes: TypeAlias = tuple[tuple[int, ...] | None, ...]
+Merge: TypeAlias = Callable[[Sequence[Any], Callable[[str], Sequence[Any]]], Any]
 
 
 class Slot(NamedTuple):
@@ -24,6 +25,16 @@ class Slot(NamedTuple):
 
     owner: str
     """The class name of the model."""
+
+
+class Kind(NamedTuple):
+    """What else is fixed for a slot, besides its shapes."""
+
+    merge: Merge | None = None
+    """How ``merge_states`` makes one value of several."""
+
+    per_row: bool = False
+    """Whether each example of a batch may have a value of its own."""
 
 
 class Fresh:
@@ -45,6 +56,11 @@ class StateIndex(Module, Generic[T]):
     Arguments:
         init: the initial value: any pytree of arrays, numbers and PRNG keys. It is
             made strongly typed, so that a training loop compiles once.
+        merge: how :func:`merge_states` makes one value of several: a function of the
+            list of values, and of a function that gives the list of values of another
+            slot of the layer, by the name of its attribute.
+        per_row: whether each example of a batch has a value of its own, as a cache
+            has; see :func:`with_rows`. By default all examples share one.
 
     Attributes:
         marker: the identity of the slot; after :func:`make_with_state` its name.
@@ -74,25 +90,34 @@ class StateIndex(Module, Generic[T]):
     # built under vmap) as seen where the model was completed.
     shapes: tuple[Shapes, ...] = field(static=True, repr=False)
     is_stripped: bool = field(static=True, repr=False)
+    kind: Kind = field(static=True, repr=False)
     init: T | None
 
-    def __init__(self, init: T) -> None:
+    def __init__(
+        self, init: T, *, merge: Merge | None = None, per_row: bool = False
+    ) -> None:
         value = jax.tree.map(_to_array, init)
         self.marker = Fresh()
         self.shapes = (shapes_of(value),)
         self.is_stripped = False
+        self.kind = Kind(merge, per_row)
         self.init = value
 
 
-def make_index(
-    marker: Hashable, shapes: tuple[Shapes, ...], init: Any, is_stripped: bool = False
+def changed_index(index: StateIndex[Any], **changes: Any) -> StateIndex[Any]:
+    """A copy with other fields; ``StateIndex(init)`` always makes a new identity."""
+    copy: StateIndex[Any] = object.__new__(StateIndex)
+    copy.__dict__.update(index.__dict__ | changes)
+    return copy
+
+
+def renewed_index(
+    index: StateIndex[Any], marker: Hashable, init: Any
 ) -> StateIndex[Any]:
-    """An index with given identity; ``StateIndex(init)`` always makes a new one."""
-    index: StateIndex[Any] = object.__new__(StateIndex)
-    index.__dict__.update(
-        marker=marker, shapes=shapes, is_stripped=is_stripped, init=init
+    """A copy with an initial value, as a layer has it before it is split."""
+    return changed_index(
+        index, marker=marker, shapes=index.shapes[:1], init=init, is_stripped=False
     )
-    return index
 
 
 def shapes_of(value: PyTree) -> Shapes:

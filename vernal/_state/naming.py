@@ -2,12 +2,18 @@
 
 from typing import Any
 
+import jax
 import jax.tree_util as jtu
 
 from .._tree.paths import path_text
 from ..errors import StateError, report
 from ..typing import PyTree
 from .index import Fresh, Slot, StateIndex, is_index, same_arrays
+
+
+def indices(tree: PyTree) -> list[StateIndex[Any]]:
+    """All indices of a tree in order, one for each place where one stands."""
+    return list(filter(is_index, jax.tree.leaves(tree, is_leaf=is_index)))
 
 
 def named_slots(tree: PyTree) -> list[tuple[StateIndex[Any], Slot]]:

@@ -3,23 +3,16 @@
 from collections.abc import Hashable
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._tree.filters import is_array_like
-from .._tree.format import tree_pformat
-from ..errors import (
-    ConsumedStateError,
-    ForeignStateError,
-    StateError,
-    StateValueError,
-    report,
-    short,
-)
+from .._tree.table import Table
+from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
-from .index import Shapes, Slot, StateIndex, is_index, shapes_of, strong
-from .naming import named_slots
+from .display import state_table
+from .index import Kind, Slot, StateIndex, shapes_of
+from .marks import marked
+from .naming import indices, named_slots
+from .values import fit, is_misshapen, value_text, wrong_shape
 
 T = TypeVar("T")
 
@@ -27,12 +20,26 @@ T = TypeVar("T")
 class Layout:
     """Which slots a State has: its pytree metadata, shared by all its successors."""
 
-    def __init__(self, keys: tuple[Hashable, ...], names: tuple[str, ...], owner: str):
+    def __init__(
+        self,
+        keys: tuple[Hashable, ...],
+        names: tuple[str, ...],
+        kinds: tuple[Kind, ...],
+        owner: str,
+    ) -> None:
         self.keys = keys
         self.names = names
+        self.kinds = kinds
         self.owner = owner
         self.key_path = tuple(map(jtu.DictKey, names))
+        self.places = {key: i for i, key in enumerate(keys)}
         self._hash = hash((keys, names))
+
+    def only(self, keys: tuple[Hashable, ...]) -> "Layout":
+        """The layout of some of these slots."""
+        chosen = [self.places[key] for key in keys]
+        names = tuple([self.names[i] for i in chosen])
+        return Layout(keys, names, tuple([self.kinds[i] for i in chosen]), self.owner)
 
     def __hash__(self) -> int:
         return self._hash
@@ -40,7 +47,9 @@ class Layout:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Layout) and self.keys == other.keys
+        if not isinstance(other, Layout):
+            return False
+        return self.keys == other.keys and self.kinds == other.kinds
 
     def __repr__(self) -> str:
         return f"{self.owner}: {', '.join(self.names)}"
@@ -65,10 +74,15 @@ class State:
 
     >>> import vernal as vn
     >>> norm, state = vn.nn.make_with_state(vn.nn.BatchNorm)(3, axis_name="batch")
-    >>> print(state)
+    >>> state
     State of BatchNorm with 2 slots
       batch_counter      i32[]
       batch_state_index  (f32[3], f32[3])
+    >>> print(state)  # with values, or what they look like
+    State of BatchNorm with 2 slots
+      batch_counter           i32[]   0
+      batch_state_index  [0]  f32[3]  0, 0, 0
+                         [1]  f32[3]  1, 1, 1
     """
 
     __slots__ = ("__weakref__", "_consumed_by", "_layout", "_values")
@@ -77,14 +91,15 @@ class State:
     _consumed_by: str
 
     def __init__(self, model: PyTree) -> None:
-        keys, names, values = [], [], {}
+        names, kinds, values = [], [], {}
         for index, slot in named_slots(model):
             if index.marker not in values:
-                keys.append(index.marker)
                 names.append(slot.path)
+                kinds.append(index.kind)
                 values[index.marker] = index.init
+        owner = type(model).__name__
         self._values = values
-        self._layout = Layout(tuple(keys), tuple(names), type(model).__name__)
+        self._layout = Layout(tuple(values), tuple(names), tuple(kinds), owner)
 
     def get(self, item: StateIndex[T]) -> T:
         """Returns the value of a slot.
@@ -99,8 +114,8 @@ class State:
         """
         value: T = self._lookup(item, "get")
         shapes = shapes_of(value)
-        if shapes not in item.shapes and _is_misshapen(shapes, item.shapes):
-            raise _wrong_shape(item, value)
+        if shapes not in item.shapes and is_misshapen(shapes, item.shapes):
+            raise wrong_shape(item, value)
         return value
 
     def set(self, item: StateIndex[T], value: T) -> "State":
@@ -118,8 +133,9 @@ class State:
             StateValueError: the value has another structure, shape or dtype.
         """
         old = self._lookup(item, "set")
-        new = _like(old, value, self._name(item.marker), "set")
-        return self._hand_over({item.marker: new}, "set", self._name(item.marker))
+        name = self._name(item.marker)
+        new = marked(name, fit(old, value, name, "set"))
+        return self._hand_over({item.marker: new}, "set", name)
 
     def substate(self, pytree: PyTree) -> "State":
         """Returns a State of only those slots whose indices are in ``pytree``.
@@ -133,10 +149,8 @@ class State:
             ConsumedStateError: this State was replaced by a newer one.
             ForeignStateError: ``pytree`` has an index of another model.
         """
-        indices = filter(is_index, jax.tree.leaves(pytree, is_leaf=is_index))
-        values = {i.marker: self._lookup(i, "substate") for i in indices}
-        names = tuple([self._name(key) for key in values])
-        return _make(values, Layout(tuple(values), names, self._layout.owner))
+        values = {i.marker: self._lookup(i, "substate") for i in indices(pytree)}
+        return make_state(values, self._layout.only(tuple(values)))
 
     def update(self, substate: "State") -> "State":
         """Returns a new State with all values of ``substate`` put in.
@@ -163,7 +177,7 @@ class State:
         old, new = self._alive("update"), substate._alive("update")
         if foreign := [key for key in new if key not in old]:
             raise self._foreign(substate._name(foreign[0]), substate._layout.owner)
-        new = {k: _like(old[k], v, self._name(k), "update") for k, v in new.items()}
+        new = {k: fit(old[k], v, self._name(k), "update") for k, v in new.items()}
         return self._hand_over(new, "update", ", ".join(substate._layout.names[:3]))
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
@@ -174,21 +188,32 @@ class State:
     @classmethod
     def tree_unflatten(cls, keys: Layout, values: Any) -> "State":
         """The inverse of :meth:`tree_flatten`."""
-        return _make(dict(zip(keys.keys, values, strict=True)), keys)
+        return make_state(dict(zip(keys.keys, values, strict=True)), keys)
 
     def __copy__(self) -> "State":
-        return _make(dict(self._alive("copy")), self._layout)
+        return make_state(dict(self._alive("copy")), self._layout)
 
     def __repr__(self) -> str:
         if self._values is None:
             return f"State(replaced by {self._consumed_by})"
         names = self._layout.names
         width = max(map(len, names), default=0)
-        texts = [_text(self._values[key]) for key in self._layout.keys]
+        texts = [value_text(self._values[key]) for key in self._layout.keys]
         pairs = zip(names, texts, strict=True)
         rows = [f"  {name:<{width}}  {text}" for name, text in pairs]
         count = f"{len(rows)} slot{'' if len(rows) == 1 else 's'}"
         return "\n".join([f"State of {self._layout.owner} with {count}", *rows])
+
+    def __str__(self) -> str:
+        return repr(self) if self._values is None else str(self._table())
+
+    def _repr_html_(self) -> str | None:
+        return None if self._values is None else self._table()._repr_html_()
+
+    def _table(self) -> Table:
+        values = self._alive("print")
+        layout = self._layout
+        return state_table(layout.owner, layout.names, [values[k] for k in layout.keys])
 
     def _alive(self, verb: str) -> dict[Hashable, Any]:
         if self._values is None:
@@ -236,7 +261,7 @@ class State:
     def _name(self, key: Hashable) -> str:
         if isinstance(key, Slot):
             return key.path
-        return self._layout.names[self._layout.keys.index(key)]
+        return self._layout.names[self._layout.places[key]]
 
     def _hand_over(self, new: dict[Hashable, Any], verb: str, name: str) -> "State":
         """Moves the dictionary into the next State: no copy, as this one is dead."""
@@ -244,10 +269,11 @@ class State:
         values.update(new)
         self._values = None
         self._consumed_by = f"`{verb}` of `{name}`"
-        return _make(values, self._layout)
+        return make_state(values, self._layout)
 
 
-def _make(values: dict[Hashable, Any], layout: Layout) -> State:
+def make_state(values: dict[Hashable, Any], layout: Layout) -> State:
+    """A State with these values, one for each key of the layout."""
     state = object.__new__(State)
     state._values = values
     state._layout = layout
@@ -262,94 +288,3 @@ def _flatten_with_keys(state: State) -> tuple[Any, Layout]:
 jtu.register_pytree_with_keys(
     State, _flatten_with_keys, State.tree_unflatten, State.tree_flatten
 )
-
-
-def _like(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
-    """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
-    olds, news = jax.tree.leaves(old), jax.tree.leaves(new)
-    treedef: Any = jax.tree.structure(old)
-    if treedef == jax.tree.structure(new):
-        fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
-        if all(x is not None for x in fitted):
-            return treedef.unflatten(fitted)
-    shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
-    gained = any(a != b for a, b in shapes)
-    raise StateValueError(
-        report(
-            f"State.{verb}: the new value of `{name}` does not fit the old one.",
-            expected=_text(old),
-            got=_text(new),
-            fix=_AXIS_FIX if gained else "keep structure, shapes and dtypes",
-        )
-    )
-
-
-_AXIS_FIX = (
-    "a batch axis came in: under `vmap` pass and return the state with "
-    "in_axes=None, out_axes=None"
-)
-
-
-def _fit(old: Any, new: Any) -> Any:
-    """``new`` as a strongly typed array like ``old``; None if it does not fit."""
-    if not is_array_like(new):
-        return None
-    new = jnp.asarray(new)
-    if new.shape != old.shape:
-        return None
-    if new.dtype == old.dtype:
-        return strong(new)
-    # Python's numbers, and what is computed from them alone, fit as in arithmetic.
-    weak = getattr(new, "weak_type", False)
-    if weak and 0 < _kind(new.dtype) <= _kind(old.dtype):
-        return jax.lax.convert_element_type(new, old.dtype)
-    return None
-
-
-def _kind(dtype: Any) -> int:
-    """0 for bool and keys, 1 for integers, 2 for real and 3 for complex numbers."""
-    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
-    found = [i for i, kind in enumerate(kinds, 1) if jnp.issubdtype(dtype, kind)]
-    return found[0] if found else 0
-
-
-def _text(value: PyTree) -> str:
-    return short(tree_pformat(value, width=10_000, struct_as_array=True), 200)
-
-
-def _is_misshapen(shapes: Shapes, known: tuple[Shapes, ...]) -> bool:
-    """Whether a value with these shapes is not what a layer may expect.
-
-    Masks and specs in the place of a value have no shapes. Within ``shard_map`` a
-    layer may see a part of each array, with as many axes.
-    """
-    if None in shapes or len(shapes) != len(known[0]):
-        return False
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return True
-    ndims = [[len(shape or ()) for shape in value] for value in (shapes, *known)]
-    return ndims[0] not in ndims[1:]
-
-
-def _wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
-    marker = item.marker
-    name = marker.path if isinstance(marker, Slot) else "a slot"
-    wanted, found = item.shapes[-1], shapes_of(value)
-    both = zip(found, wanted, strict=True)
-    gained = any(len(a or ()) > len(b or ()) for a, b in both)
-    what = "gained an axis since it was made" if gained else "has another shape"
-    return StateValueError(
-        report(
-            f"State.get: the value of `{name}` {what}.",
-            expected=f"arrays of shape {', '.join(map(str, wanted))}",
-            got=_text(value),
-            fix=_GAINED_FIX if gained else _SHAPE_FIX,
-        )
-    )
-
-
-_GAINED_FIX = (
-    "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
-    "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
-)
-_SHAPE_FIX = "use the State that was made together with this model"

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ..errors import CheckError
+from .jaxprs import equations
 
 # Every check is inside of a jitted function of this name: so it is found in a trace.
 CHECK = "check_at_runtime"
@@ -41,16 +42,4 @@ def reveal_failure(error: Exception, function: str) -> None:
 
 def has_checks(jaxpr: Any) -> bool:
     """Whether a check is somewhere in a jaxpr, or in one inside of it."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # a closed one has it inside
-    return any(
-        equation.params.get("name") == CHECK
-        or any(map(_may_check, equation.params.values()))
-        for equation in jaxpr.eqns
-    )
-
-
-def _may_check(parameter: Any) -> bool:
-    if isinstance(parameter, tuple | list):
-        return any(map(_may_check, parameter))
-    is_jaxpr = hasattr(parameter, "eqns") or hasattr(parameter, "jaxpr")
-    return is_jaxpr and has_checks(parameter)
+    return any(equation.params.get("name") == CHECK for equation in equations(jaxpr))

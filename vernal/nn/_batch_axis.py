@@ -5,13 +5,12 @@ else one example without the first axis.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._module.module import Module
-from ..errors import AxisNameError
 from ..typing import Array, AxisName
 from ._batch_moments import (
     Groups,
@@ -25,7 +24,9 @@ from ._checks import (
     check_floating,
     check_shape,
     check_state,
+    count_examples,
     fail,
+    is_axis_name,
     is_number,
     is_size,
     require,
@@ -73,16 +74,9 @@ def check_sizes(layer: str, input_size: Any, eps: Any, channelwise_affine: Any) 
 def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
     """The name as it is kept, of one axis or several; None is for a whole batch."""
     expected = "a name, or several, or None for a whole batch in one array"
-    ok = axis_name is None or _is_axis_name(axis_name)
+    ok = axis_name is None or is_axis_name(axis_name)
     require(ok, layer, "axis_name", expected, axis_name)
     return tuple(axis_name) if isinstance(axis_name, list) else axis_name
-
-
-def _is_axis_name(axis_name: Any) -> bool:
-    """Whether this is a name or several; JAX takes numbers for positions of axes."""
-    names: tuple[Any, ...] = axis_names(axis_name)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
 
 
 def read_groups(
@@ -132,20 +126,6 @@ def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> 
             fix="numbers: mask != 0" if ok else "",
         )
     return jnp.broadcast_to(jnp.asarray(mask).reshape(full), shape)
-
-
-def count_examples(layer: Any) -> int:
-    """The number of examples in the batch; 1 where the input is a whole batch.
-
-    Raises:
-        AxisNameError: no axis of that name is in scope.
-    """
-    if layer.axis_name is None:
-        return 1
-    try:
-        return int(lax.psum(1, axis_names(layer.axis_name)))
-    except NameError:
-        _fail_unbound(layer)
 
 
 def statistics(
@@ -206,15 +186,3 @@ def _check_groups(layer: Module, groups: Groups, name: Hashable, size: int) -> N
             expected=f"{count} positions on the axis {name!r}, as in axis_index_groups",
             got=f"{size}",
         )
-
-
-def _fail_unbound(layer: Any) -> NoReturn:
-    fail(
-        layer,
-        f"no axis named {layer.axis_name!r} is in scope",
-        error=AxisNameError,
-        expected=f"a call under vmap or shard_map with the axis {layer.axis_name!r}",
-        got="a call outside of it, or under another name",
-        fix=f"jax.vmap(model, axis_name={layer.axis_name!r}, in_axes=(0, None), "
-        "out_axes=(0, None)); for inference: inference_mode(model)",
-    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._module.fields import field
-from .._state.index import Fresh, StateIndex, make_index
+from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report
 from ..typing import AxisName, DTypeLike, Key
@@ -23,14 +23,15 @@ from ._batch_axis import (
 from ._batch_moments import Groups
 from ._checks import is_number, require
 from ._init import default_dtype
+from ._merging import MergeMoments, merge_first_time, running_slots
 from ._numerics import compute_dtype
-from ._running import Pair, average, select, update
-from ._stateful import StatefulLayer
+from ._running import Pair, average, select, update, where_seen
+from ._stateful import RunningStatistics
 
 _Moments = tuple[Float[Array, " input_size"], Float[Array, " input_size"]]
 
 
-class BatchNorm(StatefulLayer):
+class BatchNorm(RunningStatistics):
     r"""Normalizes each channel to the mean and variance of the batch.
 
     $$y = \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \gamma + \beta$$
@@ -160,11 +161,15 @@ class BatchNorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
         identity = (jnp.zeros(input_size, stored), jnp.ones(input_size, stored))
-        count = jnp.array(0, stored if momentum is None else jnp.int32)
-        self.ema_first_time_index = StateIndex(jnp.array(True)) if is_ema else None
-        self.ema_state_index = StateIndex(identity) if is_ema else None
-        self.batch_counter = None if is_ema else StateIndex(count)
-        self.batch_state_index = None if is_ema else StateIndex(identity)
+        first = counter = slot = moments = None
+        if is_ema:
+            rule = MergeMoments("ema_first_time_index", momentum)
+            first = StateIndex(jnp.array(True), merge=merge_first_time)
+            moments = StateIndex(identity, merge=rule)
+        else:
+            counter, slot = running_slots(identity, momentum, "batch_counter")
+        self.ema_first_time_index, self.ema_state_index = first, moments
+        self.batch_counter, self.batch_state_index = counter, slot
         self.inference = inference
         self.input_size = input_size
         self.eps = float(eps)
@@ -235,17 +240,43 @@ class BatchNorm(StatefulLayer):
         mean, variance = running.init
         fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
         zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
+        counter, moments = running_slots(fresh, None, "batch_counter", zeros)
         copy = jax.tree.map(lambda x: x, self)
         copy.__dict__.update(
             ema_first_time_index=None,
             ema_state_index=None,
-            batch_counter=make_index(Fresh(), count.shapes, zeros),
-            batch_state_index=make_index(Fresh(), running.shapes, fresh),
+            batch_counter=changed_index(counter, shapes=count.shapes),
+            batch_state_index=changed_index(moments, shapes=running.shapes),
             momentum=None,
             mode="batch",
             inference=False,
         )
         return copy
+
+    def adopted(
+        self, state: State, other: "BatchNorm", found: State, steps: int
+    ) -> State:
+        """The state with the statistics that a cumulative layer found.
+
+        Arguments:
+            state: the state of this layer.
+            other: what :meth:`cumulative` returned; if it saw nothing, all stays.
+            found: its state.
+            steps: the number of batches that it saw.
+        """
+        index = self.ema_state_index or self.batch_state_index
+        assert index is not None and other.batch_counter is not None
+        assert other.batch_state_index is not None
+        number = found.get(other.batch_counter)
+        moments = found.get(other.batch_state_index)
+        state = state.set(index, where_seen(number, moments, state.get(index)))
+        if self.ema_first_time_index is not None:
+            is_first = state.get(self.ema_first_time_index)
+            return state.set(self.ema_first_time_index, is_first & (number == 0))
+        assert self.batch_counter is not None
+        old = state.get(self.batch_counter)
+        count = number if self.momentum is None else jnp.full_like(old, steps)
+        return state.set(self.batch_counter, jnp.where(number > 0, count, old))
 
     def _batch(
         self, x: Array, state: State, mask: Array | None, inference: bool

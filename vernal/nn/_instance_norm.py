@@ -10,9 +10,17 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
-from ._batch_axis import check_sizes, count_examples, read_axis_name, read_mask
+from ._batch_axis import check_sizes, read_axis_name, read_mask
 from ._batch_moments import Moments, sum_over
-from ._checks import check_floating, check_shape, check_state, fail, is_number, require
+from ._checks import (
+    check_floating,
+    check_shape,
+    check_state,
+    count_examples,
+    fail,
+    is_number,
+    require,
+)
 from ._init import default_dtype
 from ._numerics import axis_names, compute_dtype, moments, normalize
 from ._running import Pair, select, update

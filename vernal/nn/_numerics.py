@@ -4,7 +4,8 @@ Everything is computed in at least float32; callers cast back to the input's dty
 """
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,14 +68,32 @@ def normalize(
     return out.astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "eps"), inline=True)
+def times(matrix: Array, v: Array) -> Array:
+    """``M v``, also on accelerators without rounding to less than float32."""
+    return jnp.matmul(matrix, v, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "eps", "forward"), inline=True)
 def power_iteration(
-    matrix: Array, u: Array, v: Array, steps: int, eps: float
+    operand: Any,
+    u: Array,
+    v: Array,
+    steps: int,
+    eps: float,
+    forward: Callable[[Any, Array], Array] = times,
 ) -> tuple[Array, Array]:
-    """Moves ``u``, ``v`` towards the leading singular vectors of ``matrix``.
+    """Moves ``u``, ``v`` towards the leading singular vectors of a linear map M.
 
     Repeats ``v ← Mᵀu / |Mᵀu|``, ``u ← Mv / |Mv|``. Where the product vanishes, or is
     too large, the vector stays as it was: it could not leave zero or NaN again.
+
+    Arguments:
+        operand: what ``forward`` needs: the matrix, or arrays of a layer.
+        u: a unit vector, an array of any shape.
+        v: likewise.
+        steps: number of repetitions.
+        eps: products shorter than this count as zero.
+        forward: ``M v = forward(operand, v)``, linear in ``v``.
     """
 
     def unit(new: Array, old: Array) -> Array:
@@ -82,11 +101,18 @@ def power_iteration(
         usable = (norm > eps) & jnp.isfinite(norm)
         return jnp.where(usable, new / jnp.where(usable, norm, 1), old)
 
+    def apply(v: Array) -> Array:
+        return forward(operand, v)
+
+    transpose = jax.linear_transpose(apply, v)
+
     def step(_: int, uv: tuple[Array, Array]) -> tuple[Array, Array]:
         u, v = uv
-        v = unit(jnp.matmul(u, matrix, precision="highest"), v)
-        return unit(jnp.matmul(matrix, v, precision="highest"), u), v
+        v = unit(transpose(u)[0], v)
+        return unit(apply(v), u), v
 
-    if steps == 1:
-        return step(0, (u, v))
+    if steps <= 4:  # convolutions in loops are slow on CPUs, by a factor of 30
+        for i in range(steps):
+            u, v = step(i, (u, v))
+        return u, v
     return lax.fori_loop(0, steps, step, (u, v))

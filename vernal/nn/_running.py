@@ -65,6 +65,15 @@ def select(batch: Moments, new: Pair, old: Pair) -> Pair:
     return mean, variance
 
 
+def where_seen(number: Array, new: Pair, old: Pair) -> Pair:
+    """The moments of ``number`` values, but the old where there was none."""
+    seen = number.reshape(number.shape + (1,) * (old[0].ndim - number.ndim)) > 0
+    mean, variance = (
+        jnp.where(seen, a.astype(b.dtype), b) for a, b in zip(new, old, strict=True)
+    )
+    return mean, variance
+
+
 def update(
     steps: Array, running: Pair, batch: Moments, momentum: float | None, unbiased: bool
 ) -> tuple[Array, Pair]:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._state.index import Fresh, is_index, make_index
+from .._state.index import Fresh, is_index, renewed_index
+from .._state.naming import indices
 from .._tree.filters import is_array
 from .._tree.paths import path_text
 from ..errors import HyperparameterError, report
@@ -14,7 +15,7 @@ from ..errors import HyperparameterError, report
 
 def has_slots(layer: Any) -> bool:
     """Whether a layer, or stack of layers, has state."""
-    return any(map(is_index, jax.tree.leaves(layer, is_leaf=is_index)))
+    return bool(indices(layer))
 
 
 def take(layers: Any, i: int) -> Any:
@@ -29,7 +30,7 @@ def renewed(layer: Any) -> Any:
     def renew(x: Any) -> Any:
         if not is_index(x) or x.is_stripped:
             return x
-        return make_index(markers.setdefault(x.marker, Fresh()), x.shapes[:1], x.init)
+        return renewed_index(x, markers.setdefault(x.marker, Fresh()), x.init)
 
     return jax.tree.map(renew, layer, is_leaf=is_index)
 
@@ -59,7 +60,7 @@ def stacked(name: str, layers: Sequence[Any]) -> Any:
                 lambda *inits: stack(path, inits), *(x.init for x in values)
             )
             marker = markers.setdefault(key, Fresh())
-            return make_index(marker, first.shapes[:1], init)
+            return renewed_index(first, marker, init)
         forms = {(x.shape, x.dtype) if is_array(x) else None for x in values}
         if len(forms) > 1:
             raise _unlike(name, f"`{path_text(path)}`", "different shapes or dtypes")

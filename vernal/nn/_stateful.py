@@ -1,6 +1,13 @@
-"""The base class by which containers know stateful layers."""
+"""The base classes by which containers and tools know stateful layers."""
+
+import abc
+from typing import Self, TypeVar
 
 from .._module.module import Module
+from .._state.state import State
+
+# What goes in comes out. A layer may take None for a state, and then returns None.
+MaybeState = TypeVar("MaybeState", State, None)
 
 
 class StatefulLayer(Module):
@@ -17,3 +24,18 @@ class StatefulLayer(Module):
     def is_stateful(self) -> bool:
         """Whether this layer takes and returns the state. True unless overridden."""
         return True
+
+
+class RunningStatistics(StatefulLayer):
+    """Base class of layers whose statistics :func:`recalibrate` computes anew."""
+
+    @abc.abstractmethod
+    def cumulative(self) -> Self:
+        """The layer with fresh statistics, which will be those of all that it sees."""
+
+    @abc.abstractmethod
+    def adopted(self, state: State, other: Self, found: State, steps: int) -> State:
+        """The state with the statistics that the cumulative layer ``other`` found.
+
+        Where it saw nothing, they stay. ``steps`` is the number of batches.
+        """

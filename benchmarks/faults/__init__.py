@@ -1,0 +1,1 @@
+"""Where stateful layers go wrong: the same small tasks in five libraries."""
