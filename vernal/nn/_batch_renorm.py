@@ -21,6 +21,7 @@ from ._batch_axis import (
 )
 from ._checks import is_number, require
 from ._init import default_dtype
+from ._merging import running_slots
 from ._numerics import compute_dtype
 from ._running import Pair, update
 from ._stateful import StatefulLayer
@@ -127,8 +128,8 @@ class BatchRenorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
         identity = (jnp.zeros(input_size, stored), jnp.ones(input_size, stored))
-        self.batch_counter = StateIndex(jnp.array(0, jnp.int32))
-        self.batch_state_index = StateIndex(identity)
+        slots = running_slots(identity, float(momentum), "batch_counter")
+        self.batch_counter, self.batch_state_index = slots
         self.axis_name = read_axis_name("BatchRenorm", axis_name)
         self.inference = inference
         self.input_size = input_size
