@@ -1,5 +1,6 @@
 """RunningNorm beside NumPy's moments of everything at once, in float64."""
 
+import copy
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from tests import oracles
 from tests.nn import devices
 from tests.nn.devices import batched
 from tests.world import x64
+from vernal import nn
 from vernal.errors import (
     AxisNameError,
     HyperparameterError,
@@ -324,3 +326,19 @@ def test_misuse_at_the_call():
     _, wrong = jax.vmap(norm, axis_name="batch", **axes)(xs, state)
     with pytest.raises(StateValueError, match="gained an axis"):
         batched(norm, xs, wrong)
+
+
+def test_states_of_workers_are_merged():
+    """`merge_states` gives the moments of all data, also layer by layer in a stack."""
+    norm, state = build()
+    parts = [draw(size, seed) for seed, size in enumerate(SIZES)]
+    states = [step(norm, x, copy.copy(state))[1] for x in parts]
+    merged = jax.jit(nn.merge_states)(states).get(norm.moments_index)
+    mean, variance = moments(np.concatenate(parts))
+    assert int(merged.examples) == sum(SIZES)
+    np.testing.assert_allclose(merged.mean, mean, 1e-6)
+    np.testing.assert_allclose(merged.variance, variance, 1e-5)
+    stacked = [jax.tree.map(lambda x: jnp.stack([x, x]), s) for s in states]
+    twice = jax.tree.leaves(nn.merge_states(stacked))
+    for a, b in zip(twice, merged, strict=True):
+        np.testing.assert_allclose(a, jnp.stack([b, b]), 1e-6)

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -228,30 +227,7 @@ class BatchNorm(RunningStatistics):
         count = self.ema_first_time_index if is_ema else self.batch_counter
         running = self.ema_state_index if is_ema else self.batch_state_index
         assert count is not None and running is not None
-        if count.init is None or running.init is None:
-            raise StateError(
-                report(
-                    "BatchNorm.cumulative: the layer was split from its state.",
-                    expected="a layer with its initial values",
-                    got="one of a model that make_with_state returned",
-                    fix="join_state(model, state) puts them back",
-                )
-            )
-        mean, variance = running.init
-        fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
-        zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
-        counter, moments = running_slots(fresh, None, "batch_counter", zeros)
-        copy = jax.tree.map(lambda x: x, self)
-        copy.__dict__.update(
-            ema_first_time_index=None,
-            ema_state_index=None,
-            batch_counter=changed_index(counter, shapes=count.shapes),
-            batch_state_index=changed_index(moments, shapes=running.shapes),
-            momentum=None,
-            mode="batch",
-            inference=False,
-        )
-        return copy
+        return cumulative_norm(self, count, running, self.unbiased)
 
     def adopted(
         self, state: State, other: "BatchNorm", found: State, steps: int
@@ -264,19 +240,16 @@ class BatchNorm(RunningStatistics):
             found: its state.
             steps: the number of batches that it saw.
         """
-        index = self.ema_state_index or self.batch_state_index
-        assert index is not None and other.batch_counter is not None
-        assert other.batch_state_index is not None
-        number = found.get(other.batch_counter)
-        moments = found.get(other.batch_state_index)
-        state = state.set(index, where_seen(number, moments, state.get(index)))
-        if self.ema_first_time_index is not None:
-            is_first = state.get(self.ema_first_time_index)
-            return state.set(self.ema_first_time_index, is_first & (number == 0))
-        assert self.batch_counter is not None
-        old = state.get(self.batch_counter)
-        count = number if self.momentum is None else jnp.full_like(old, steps)
-        return state.set(self.batch_counter, jnp.where(number > 0, count, old))
+        if self.ema_first_time_index is None:
+            assert self.batch_counter is not None and self.batch_state_index is not None
+            slots = self.batch_counter, self.batch_state_index
+            return adopted_moments(*slots, state, other, found, steps, self.momentum)
+        number, moments = _found(other, found)
+        assert self.ema_state_index is not None
+        old = state.get(self.ema_state_index)
+        state = state.set(self.ema_state_index, where_seen(number, moments, old))
+        is_first = state.get(self.ema_first_time_index)
+        return state.set(self.ema_first_time_index, is_first & (number == 0))
 
     def _batch(
         self, x: Array, state: State, mask: Array | None, inference: bool
@@ -324,3 +297,60 @@ def _check_averages(momentum: Any, mode: Any, unbiased: Any) -> None:
     ok = isinstance(unbiased, bool) and not (unbiased and mode == "ema")
     expected = "False" if mode == "ema" else "True or False"
     check(ok, "unbiased", expected, unbiased)
+
+
+def cumulative_norm(
+    layer: Any, count: StateIndex[Any], running: StateIndex[Any], unbiased: bool
+) -> BatchNorm:
+    """A layer of the kind of :class:`BatchNorm` as one without momentum, and fresh."""
+    if count.init is None or running.init is None:
+        raise StateError(
+            report(
+                f"{type(layer).__name__}.cumulative: the layer was split before.",
+                expected="a layer with its initial values",
+                got="one of a model that make_with_state returned",
+                fix="join_state(model, state) puts them back",
+            )
+        )
+    mean, variance = running.init
+    fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
+    zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
+    counter, moments = running_slots(fresh, None, "batch_counter", zeros)
+    norm = object.__new__(BatchNorm)  # as a Module is rebuilt from its leaves
+    same = ("weight", "bias", "axis_name", "input_size", "eps", "channelwise_affine")
+    norm.__dict__.update({name: getattr(layer, name) for name in same})
+    norm.__dict__.update(
+        ema_first_time_index=None,
+        ema_state_index=None,
+        batch_counter=changed_index(counter, shapes=count.shapes),
+        batch_state_index=changed_index(moments, shapes=running.shapes),
+        momentum=None,
+        mode="batch",
+        inference=False,
+        unbiased=unbiased,
+        axis_index_groups=getattr(layer, "axis_index_groups", None),
+    )
+    return norm
+
+
+def adopted_moments(
+    counter: StateIndex[Array],
+    index: StateIndex[Pair],
+    state: State,
+    other: BatchNorm,
+    found: State,
+    steps: int,
+    momentum: float | None,
+) -> State:
+    """The state with the moments that a cumulative layer found, if it saw something."""
+    number, moments = _found(other, found)
+    state = state.set(index, where_seen(number, moments, state.get(index)))
+    old = state.get(counter)
+    count = number if momentum is None else jnp.full_like(old, steps)
+    return state.set(counter, jnp.where(number > 0, count, old))
+
+
+def _found(other: BatchNorm, found: State) -> tuple[Array, Pair]:
+    """How many values a cumulative layer saw, and their moments."""
+    assert other.batch_counter is not None and other.batch_state_index is not None
+    return found.get(other.batch_counter), found.get(other.batch_state_index)

@@ -19,17 +19,18 @@ from ._batch_axis import (
     read_axis_name,
     statistics,
 )
+from ._batch_norm import BatchNorm, adopted_moments, cumulative_norm
 from ._checks import is_number, require
 from ._init import default_dtype
 from ._merging import running_slots
 from ._numerics import compute_dtype
 from ._running import Pair, update
-from ._stateful import StatefulLayer
+from ._stateful import RunningStatistics
 
 Limit: TypeAlias = float | Callable[[Array], Any]
 
 
-class BatchRenorm(StatefulLayer):
+class BatchRenorm(RunningStatistics):
     r"""Normalizes each channel by the batch, corrected towards the running averages.
 
     $$y = \left(\frac{x - \mu_B}{\sigma_B} r + d\right) \gamma + \beta, \qquad
@@ -173,6 +174,18 @@ class BatchRenorm(StatefulLayer):
         steps, kept = update(steps, running, batch, self.momentum, unbiased=False)
         state = state.set(self.batch_counter, steps)
         return y, state.set(self.batch_state_index, kept)
+
+    def cumulative(self) -> BatchNorm:
+        """A fresh :class:`BatchNorm` with ``momentum=None`` and the same parameters."""
+        counter, index = self.batch_counter, self.batch_state_index
+        return cumulative_norm(self, counter, index, unbiased=False)
+
+    def adopted(
+        self, state: State, other: BatchNorm, found: State, steps: int
+    ) -> State:
+        """The state with the statistics that it found, as of :class:`BatchNorm`."""
+        slots = self.batch_counter, self.batch_state_index
+        return adopted_moments(*slots, state, other, found, steps, self.momentum)
 
     def _corrected(self, own: Pair, running: Pair, steps: Array) -> tuple[Array, Array]:
         """``r γ`` and ``d γ + β``: weight and bias for what the batch normalizes."""

@@ -22,6 +22,7 @@ from ._checks import (
     require,
 )
 from ._init import default_dtype
+from ._merging import running_slots
 from ._numerics import axis_names, compute_dtype, moments, normalize
 from ._running import Pair, select, update
 from ._stateful import StatefulLayer
@@ -125,9 +126,8 @@ class InstanceNorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
         identity = (jnp.zeros(input_size, stored), jnp.ones(input_size, stored))
-        count = jnp.array(0, jnp.int32)
-        self.batch_counter = StateIndex(count) if running else None
-        self.batch_state_index = StateIndex(identity) if running else None
+        slots = running_slots(identity, float(momentum), "batch_counter")
+        self.batch_counter, self.batch_state_index = slots if running else (None, None)
         self.input_size = input_size
         self.eps = float(eps)
         self.channelwise_affine = channelwise_affine

@@ -1,8 +1,10 @@
 """Normalization by the mean and variance of everything seen so far."""
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -123,7 +125,8 @@ class RunningNorm(StatefulLayer):
         require(is_real, "RunningNorm", "dtype", "a real floating dtype", dtype)
         stored = compute_dtype(dtype)
         zeros, ones = jnp.zeros(self.shape, stored), jnp.ones(self.shape, stored)
-        self.moments_index = StateIndex(Moments(jnp.array(0, jnp.int32), zeros, ones))
+        nothing = Moments(jnp.array(0, jnp.int32), zeros, ones)
+        self.moments_index = StateIndex(nothing, merge=_merge_all)
         self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
         self.eps = float(eps)
         self.clip = None if clip is None else float(clip)
@@ -220,6 +223,14 @@ def merge_moments(old: Moments, new: Moments) -> Moments:
     return Moments(
         *(jnp.where(is_fine, a, b) for a, b in zip(merged, old, strict=True))
     )
+
+
+def _merge_all(moments: Sequence[Moments], _: Any) -> Moments:
+    """The rule of ``merge_states``; in a stack each layer is merged by itself."""
+    merge = merge_moments
+    for _ in range(moments[0].examples.ndim):
+        merge = jax.vmap(merge)
+    return functools.reduce(merge, moments)
 
 
 def _check_mask(layer: RunningNorm, mask: Any) -> None:
