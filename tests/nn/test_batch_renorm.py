@@ -243,3 +243,14 @@ def test_wrong_calls():
     for shape, mask in [((4, 2), None), ((1, 3), None), ((4, 3), np.ones(4))]:
         with pytest.raises(InputError, match="BatchRenorm"):
             call(norm, jnp.ones(shape), state, mask)
+
+
+def test_states_merge():
+    """The states of two training runs become one as those of BatchNorm do."""
+    merged = []
+    for layer in (BatchRenorm, BatchNorm):
+        norm, state = build(layer, momentum=0.8)
+        states = [call(norm, draw((8, 3), i), state)[1] for i in range(2)]
+        _, states[1] = call(norm, draw((8, 3), 3), states[1])
+        merged.append(jax.tree.leaves(vn.nn.merge_states(states)))
+    assert_close(*merged, 1e-6)

@@ -4,7 +4,6 @@ from collections.abc import Hashable
 from typing import Any, overload
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .._module.fields import field
@@ -241,10 +240,10 @@ class InstanceNorm(StatefulLayer):
         """The mean over the batch, in one collective."""
         examples = count_examples(self)
         names = axis_names(self.axis_name)
-        mean, variance, number = lax.stop_gradient(own)
-        if isinstance(own.number, float):
+        mean, variance, number = own
+        if isinstance(number, float):
             mean, variance = sum_over(jnp.stack([mean, variance]), names) / examples
-            return Moments(mean, variance, own.number)
+            return Moments(mean, variance, number)
         number = jnp.where(number >= 2, number, 0)
         sums = jnp.stack([number * mean, number * variance, number])
         mean, variance, number = sum_over(sums, names)
