@@ -25,12 +25,15 @@ class Row:
     oracle: str  # the test file in which another implementation vouches for it
     stateful: bool = False
     has_key: bool = False  # needs a key in training
+    per_row: bool = False  # each row has its own state, which goes on in inference too
+    is_smooth: bool = True  # its gradient is the derivative, and no estimate of it
     # How one example is applied, where that is not ``layer(x)``.
     apply: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs)
 
-    def split(self, dtype: Any = jnp.float32) -> tuple[Any, nn.State]:
-        """The layer and its state, which is empty for most."""
-        return nn.make_with_state(self.make)(jr.key(0), dtype)
+    def split(self, dtype: Any = jnp.float32, size: int = 4) -> tuple[Any, nn.State]:
+        """The layer and its state for a batch, which is empty for most."""
+        layer, state = nn.make_with_state(self.make)(jr.key(0), dtype)
+        return layer, nn.with_rows(state, size) if self.per_row else state
 
     def batch(self, size: int = 4, dtype: Any = jnp.float32, seed: int = 1) -> Any:
         """A batch of inputs."""
@@ -46,7 +49,8 @@ class Row:
             return out if self.stateful else (out, state)
 
         keys = jr.split(jr.key(7), xs.shape[0])
-        axes = {"in_axes": (0, 0, None), "out_axes": (0, None)}
+        rows = nn.row_axes(state)
+        axes = {"in_axes": (0, 0, rows), "out_axes": (0, rows)}
         return jax.vmap(one, axis_name="batch", **axes)(xs, keys, state)
 
     def __str__(self) -> str:
@@ -134,6 +138,23 @@ def _autoencode(shared: Any, x: Any) -> Any:
     return decoder(jnp.tanh(encoder(x)))
 
 
+def _quantizer(key: Any, dtype: Any, **kwargs: Any) -> nn.VectorQuantizer:
+    return nn.VectorQuantizer(5, 2, "batch", dtype=dtype, key=key, **kwargs)
+
+
+def _revived(key: Any, dtype: Any) -> nn.VectorQuantizer:
+    return _quantizer(key, dtype, revive_below=1.0)
+
+
+def _vectors(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    out, state = layer(*args, **kwargs)
+    return out.vectors, state
+
+
+def _ema(key: Any, dtype: Any) -> nn.ExponentialMovingAverage:
+    return nn.ExponentialMovingAverage(jnp.zeros(3, dtype), 0.9, "batch")
+
+
 def _plain(layer: Any, *args: Any, **kwargs: Any) -> Callable[[Any, Any], Any]:
     return lambda key, dtype: layer(*args, **kwargs)
 
@@ -149,6 +170,17 @@ def _attention(key: Any, dtype: Any) -> nn.MultiheadAttention:
 
 def _attend(layer: Any, x: Any, **kwargs: Any) -> Any:
     return layer(x, x, x, mask=jnp.tri(x.shape[0], dtype=bool), **kwargs)
+
+
+def _cached(**kwargs: Any) -> Callable[[Any, Any], Any]:
+    def make(key: Any, dtype: Any) -> nn.CachedAttention:
+        heads = nn.MultiheadAttention(
+            2, 6, num_kv_heads=1, qk_size=4, dtype=dtype, key=key
+        )
+        rotary = nn.RotaryPositionalEmbedding(4, dtype=dtype)
+        return nn.CachedAttention(heads, rotary=rotary, dtype=dtype, **kwargs)
+
+    return make
 
 
 def _look_up(layer: Any, x: Any) -> Any:
@@ -273,6 +305,22 @@ ROWS = [
         apply=_attend,
     ),
     Row(
+        "CachedAttention",
+        _cached(length=10),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
+        "CachedAttention window",
+        _cached(window=4),
+        (3, 6),
+        "nn/test_cached_attention",
+        stateful=True,
+        per_row=True,
+    ),
+    Row(
         "RotaryPositionalEmbedding",
         _typed(nn.RotaryPositionalEmbedding, 6),
         (5, 6),
@@ -301,6 +349,25 @@ ROWS = [
         apply=_lstm,
     ),
     Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
+    *(
+        Row(
+            f"RNN {cell.__name__}",
+            lambda k, d, cell=cell: nn.RNN(cell(3, 4, dtype=d, key=k)),
+            (5, 3),
+            "nn/test_rnn",
+            stateful=True,
+            per_row=True,
+        )
+        for cell in (nn.GRUCell, nn.LSTMCell)
+    ),
+    Row(
+        "CausalConv1d",
+        _conv(nn.CausalConv1d, dilation=2),
+        (2, 3),
+        "nn/test_causal_conv",
+        stateful=True,
+        per_row=True,
+    ),
     Row("Shared", _shared, (3,), "nn/test_shared", apply=_autoencode),
     Row("SpectralNorm", _spectral, (3,), "nn/test_spectral_norm", stateful=True),
     Row(
@@ -327,11 +394,60 @@ ROWS = [
         stateful=True,
     ),
     Row(
+        "BatchRenorm",
+        _typed(nn.BatchRenorm, 2, "batch"),
+        (2, 3),
+        "nn/test_batch_renorm",
+        stateful=True,
+    ),
+    Row("InstanceNorm", _typed(nn.InstanceNorm, 2), (2, 3), "nn/test_instance_norm"),
+    Row(
+        "InstanceNorm running",
+        _typed(nn.InstanceNorm, 2, running=True, axis_name="batch"),
+        (2, 3),
+        "nn/test_instance_norm",
+        stateful=True,
+    ),
+    Row(
         "BatchNorm cumulative",
         _typed(nn.BatchNorm, 2, "batch", momentum=None, unbiased=True),
         (2, 3),
         "nn/test_batch_norm_cumulative",
         stateful=True,
+    ),
+    Row(
+        "RunningNorm",
+        _typed(nn.RunningNorm, (2, 3), "batch", clip=2.0),
+        (2, 3),
+        "nn/test_running_norm",
+        stateful=True,
+    ),
+    Row(
+        "ActNorm",
+        _typed(nn.ActNorm, 2, "batch"),
+        (2, 3),
+        "nn/test_act_norm",
+        stateful=True,
+    ),
+    Row("ExponentialMovingAverage", _ema, (3,), "nn/test_ema", stateful=True),
+    Row(
+        "VectorQuantizer",
+        _quantizer,
+        (2, 3),
+        "nn/test_vector_quantizer",
+        stateful=True,
+        is_smooth=False,
+        apply=_vectors,
+    ),
+    Row(
+        "VectorQuantizer revived",
+        _revived,
+        (2, 3),
+        "nn/test_vector_quantizer",
+        stateful=True,
+        has_key=True,
+        is_smooth=False,
+        apply=_vectors,
     ),
 ]
 

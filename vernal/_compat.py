@@ -64,3 +64,14 @@ def run_jaxpr(jaxpr: Any, consts: list[Any], *args: Any) -> list[Any]:
 def dead_code_eliminated(jaxpr: Any) -> Any:
     """The jaxpr without the equations that none of its outputs depends on."""
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+# `jax.jit` does not say when it compiles; its functions count what they have cached.
+# Needed to notice that a function was compiled again; JAX 0.7.2 to 0.10. It can go when
+# jitted functions have a public count.
+
+
+def compilations(jitted: Any) -> int | None:
+    """How many compilations a jitted function holds; None if it is no such function."""
+    count = getattr(jitted, "_cache_size", None)
+    return None if count is None else count()

@@ -137,16 +137,25 @@ def with_shard_map(row: Row, layer: Any, state: Any, batches: Any) -> Any:
     """Each of 8 devices has one example, and the name of the devices is the batch's."""
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("batch"), PartitionSpec()
+    rows = split if row.per_row else whole
 
-    def local(layer: Any, state: Any, xs: Any) -> Any:
-        y, state = layer(xs[0], state)
+    keys = jax.random.split(jax.random.key(7), 8)  # as in `row.call`
+
+    def local(layer: Any, state: Any, xs: Any, keys: Any) -> Any:
+        if row.per_row:
+            return jax.vmap(layer)(xs, state)
+        extra = {"key": keys[0]} if row.has_key else {}
+        y, state = row.apply(layer, xs[0], state, **extra)
         return y[None], state
 
     step = jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, whole, split), out_specs=(split, whole)
+        local,
+        mesh=mesh,
+        in_specs=(whole, rows, split, split),
+        out_specs=(split, rows),
     )
     for xs in batches:
-        y, state = jax.jit(step)(layer, state, xs)
+        y, state = jax.jit(step)(layer, state, xs, keys)
     return y, state
 
 
@@ -179,7 +188,7 @@ RUNS = {
 @pytest.mark.parametrize("row", STATEFUL, ids=str)
 def test_equals_eager(row: Row, run: Run) -> None:
     """Outputs and state after three steps are those of the eager steps."""
-    layer, state = row.split()
+    layer, state = row.split(size=8)
     batches = jnp.stack([row.batch(8, seed=i) for i in range(STEPS)])
     want = steps(row, layer, state, batches)
     assert_close(run(row, layer, state, batches), want)
@@ -188,7 +197,7 @@ def test_equals_eager(row: Row, run: Run) -> None:
 @pytest.mark.parametrize("row", STATEFUL, ids=str)
 def test_steps_change_the_state(row: Row) -> None:
     """The table compares something: each step moves the state."""
-    layer, state = row.split()
+    layer, state = row.split(size=8)
     _, new = row.call(layer, state, row.batch(8))
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True)
     assert any(jnp.any(a != b) for a, b in pairs)

@@ -23,6 +23,7 @@ def test_treescope() -> None:
     text = treescope.render_to_text(model)
     for word in ("Sequential", "Linear", "weight", "BatchNorm", "axis_name='batch'"):
         assert word in text
+    assert "batch_counter" in treescope.render_to_text(state)
     page = treescope.render_to_html((model, state))
     assert page.startswith("<") and len(page) > len(treescope.render_to_html(1))
     with treescope.active_autovisualizer.set_scoped(treescope.ArrayAutovisualizer()):
@@ -30,7 +31,10 @@ def test_treescope() -> None:
 
 
 def test_ipython() -> None:
-    """A cell that ends in a model or a state shows what repr gives."""
+    """A cell that ends in a model shows what repr gives; a state is a table besides."""
     for x in model_and_state():
         data, _ = DisplayFormatter().format(x)
         assert data["text/plain"] == repr(x)
+    assert (
+        "<table" in data["text/html"] and "layers[1].batch_counter" in data["text/html"]
+    )

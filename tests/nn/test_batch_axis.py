@@ -64,7 +64,7 @@ def test_what_a_layer_normalizes_by(mask, number):
     """The moments of the batch; of an empty one the running averages."""
     norm, _ = make_with_state(BatchNorm)(1, None)
     running = (jnp.array([5.0]), jnp.array([7.0]))
-    x = jnp.array([[1.0, 3.0]])
+    x = jnp.array([[1.0], [3.0]])
     used, batch = _batch_axis.statistics(norm, x, running, jnp.array([mask] * 2))
     expected = [2, 1] if mask else [5, 7]
     np.testing.assert_array_equal(jnp.concatenate(used), expected)

@@ -161,3 +161,65 @@ def test_passes_over_the_data(mean, std, guess, expected, monkeypatch):
     with jax.disable_jit():  # so that only the branch that is taken runs
         batch_moments(mean + std * normal(32, 1), jnp.array([guess]))
     assert passes == expected
+
+
+def masked_moments(xs: Any, mask: Any, groups: Any = None) -> Any:
+    """Of a batch with a mask for each example."""
+
+    def one(x: Any, mask: Any) -> Any:
+        guess = jnp.ones(x.shape[0])
+        return _batch_moments.batch_moments(x, ("batch",), guess, mask, groups)
+
+    return jax.vmap(one, axis_name="batch", out_axes=None)(xs, mask)
+
+
+def test_masked_moments():
+    """Of the values that count, whose number is the same for all channels."""
+    xs, mask = normal(6, 3, 4), np.random.default_rng(1).random((6, 4)) > 0.5
+    got = masked_moments(xs, mask)
+    expected = oracles.batch_moments(xs, mask)
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.variance, expected.variance, rtol=1e-5)
+    np.testing.assert_array_equal(got.number, [mask.sum()] * 3)
+
+
+def test_moments_of_nothing():
+    """The mean is finite, the variance 0, and there was no division by the number."""
+    got = masked_moments(normal(6, 3, 4), jnp.zeros((6, 4), bool))
+    np.testing.assert_array_equal(got.mean, 1)
+    np.testing.assert_array_equal(got.variance, 0)
+    np.testing.assert_array_equal(got.number, 0)
+
+
+def test_moments_of_groups():
+    """A row for each group, in their order; each example has all of them."""
+    xs, groups = normal(6, 3, 4), ((4, 0, 1), (5, 2, 3))
+    got = masked_moments(xs, None, groups)
+    for row, members in enumerate(groups):
+        expected = oracles.batch_moments(xs[np.array(members)])
+        np.testing.assert_allclose(got.mean[row], expected.mean, rtol=1e-5)
+        np.testing.assert_allclose(got.variance[row], expected.variance, rtol=1e-5)
+    np.testing.assert_array_equal(got.number, np.full((2, 3), 12))
+
+
+def test_the_group_of_an_example():
+    """Groups are of positions on the last name."""
+    groups = ((2, 0), (1,))
+
+    def one(_: Any) -> Any:
+        return _batch_moments.group_of(groups, ("other", "batch"))
+
+    got = jax.vmap(one, axis_name="batch")(jnp.zeros(3))
+    np.testing.assert_array_equal(got, [0, 1, 0])
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_moments_of_a_whole_batch(has_mask):
+    """In one array, with the number as a float where it is known."""
+    xs, mask = normal(6, 3, 4), np.random.default_rng(1).random((6, 4)) > 0.5
+    mask = mask if has_mask else None
+    got = _batch_moments.whole_batch_moments(xs, jnp.ones(3), mask)
+    expected = oracles.batch_moments(xs, mask)
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.variance, expected.variance, rtol=1e-5)
+    assert has_mask or (got.number == 24 and isinstance(got.number, float))

@@ -125,8 +125,9 @@ def test_before_any_step_inference_is_the_identity(mode):
     assert_close(ys, oracles.to_float64(xs) / np.sqrt(1 + 1e-5), 1e-6)
 
 
-@pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("i", range(len(CASES)), ids=lambda i: CASES[i]["name"])
+@pytest.mark.parametrize(
+    "i, unbiased", [*((i, False) for i in range(len(CASES))), (0, True), (2, True)]
+)
 def test_torch(i, unbiased):
     """Outputs, gradients and (converted) averages equal PyTorch's over three steps.
 

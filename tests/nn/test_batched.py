@@ -123,3 +123,27 @@ def test_bad_arguments() -> None:
         nn.batched(3)  # type: ignore[type-var]
     with refuses(HyperparameterError, "batched", "`axis_name`"):
         nn.batched(jnp.sin, None)
+
+
+@pytest.mark.parametrize("kind", [nn.Stack, nn.Ensemble])
+def test_none_for_a_state(kind: Any) -> None:
+    """It goes through the batch and the layers of a stack or ensemble, and back."""
+
+    def make(key: Any) -> Any:
+        return nn.RNN(nn.GRUCell(3, 3, key=key))
+
+    model, state = nn.make_with_state(kind)(make, 2, key=jax.random.key(0))
+    xs = jnp.ones((4, 5, 3))
+    got, none = nn.batched(model)(xs, None)
+    assert none is None
+    want, _ = nn.batched(model)(xs, nn.with_rows(state, 4))
+    assert jnp.allclose(got, want, atol=1e-6)
+    with refuses(InputError, kind.__name__, "not a State"):
+        nn.batched(model)(xs)
+
+    def norm(key: Any) -> Any:
+        return nn.BatchNorm(3, "batch")
+
+    model, _ = nn.make_with_state(kind)(norm, 2, key=jax.random.key(0))
+    with refuses(InputError, "BatchNorm", "not a State", "NoneType"):
+        nn.batched(model)(jnp.ones((4, 3)), None)

@@ -52,6 +52,18 @@ def test_moments(offset, dtype):
     np.testing.assert_allclose(variance, exact.var((0, 2), keepdims=True), rtol=1e-5)
 
 
+def test_masked_moments():
+    """Of the entries where the mask is true, whatever the others are; of none, 0."""
+    x, mask = normal(4, 5, 6) + 1e3, np.random.default_rng(1).random((4, 1, 6)) > 0.5
+    mean, variance = _numerics.moments(jnp.where(mask, x, jnp.nan), (0, 2), mask)
+    assert mean.shape == variance.shape == (1, 5, 1)
+    rows = oracles.to_float64(x).transpose(1, 0, 2)[:, mask[:, 0]]
+    np.testing.assert_allclose(mean[0, :, 0], rows.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(variance[0, :, 0], rows.var(1), rtol=1e-5)
+    none = _numerics.moments(x, (0, 2), np.zeros_like(mask))
+    np.testing.assert_array_equal(np.stack(none), 0)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_normalize(dtype):
     """Computed in float32 also from parameters of the input's dtype; rounded once."""

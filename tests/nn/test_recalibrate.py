@@ -47,6 +47,20 @@ def test_exact_over_uneven_batches(options: Any) -> None:
         assert new.get(norm.batch_counter).dtype == state.get(norm.batch_counter).dtype
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm, nn.BatchRenorm])
+def test_norms_of_each_kind(kind: Any) -> None:
+    """Each norm that keeps moments of batches has them computed, and merged."""
+    norm, state = nn.make_with_state(kind)(3, "batch")
+    new = nn.recalibrate(norm, state, BATCHES)
+    moments = new.get(norm.batch_state_index)
+    for a, b in zip(moments, moments_of(DATA), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+    halves = [nn.recalibrate(norm, state, [x]) for x in (DATA[:10], DATA[10:20])]
+    merged = nn.merge_states(halves).get(norm.batch_state_index)
+    for a, b in zip(merged, moments_of(DATA[:20]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+
+
 class Net(vn.Module):
     """Norms at several depths; a counter and layers that differ in training."""
 

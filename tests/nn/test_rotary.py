@@ -234,3 +234,42 @@ def test_bad_inputs(x: Any, words: list[str]) -> None:
     """An input must be one real sequence of that size."""
     with refuses(InputError, "RotaryPositionalEmbedding", *words):
         Rotary(4)(x)
+
+
+@jax.jit
+def turned_from(rotary: Any, x: Any, start: Any) -> Any:
+    return rotary(x, start=start)
+
+
+def test_pieces() -> None:
+    """A sequence in pieces is turned as a whole, in both precisions."""
+    with x64():
+        for dtype, tolerance in ((jnp.float32, 1e-6), (jnp.float64, 1e-12)):
+            rotary = Rotary(6, 100.0, dtype)
+            x = np.random.default_rng(0).normal(size=(20, 6)).astype(dtype)
+            for start in (0, 7, 15):
+                got = turned_from(rotary, x[start : start + 5], jnp.int32(start))
+                want = turned(x, 100.0)[start : start + 5]
+                np.testing.assert_allclose(got, want, tolerance, tolerance)
+        rows = jax.vmap(turned_from, in_axes=(None, 0, 0))
+        got = rows(rotary, x[:15].reshape(3, 5, 6), jnp.array([0, 5, 10]))
+        want = turned(x, 100.0)[:15]
+        np.testing.assert_allclose(got.reshape(15, 6), want, 1e-12, 1e-12)
+
+
+def test_pieces_far_away() -> None:
+    """Sines and cosines are exact at any position below 10⁸, and nearly so beyond."""
+    rotary, x = Rotary(64), np.ones((3, 64), np.float32)
+    frequencies = 10_000.0 ** (-np.arange(32) / 32)
+    for start in (0, 127, 128, 99_999, 2**21 - 1, 99_999_990):
+        angles = (start + np.arange(3))[:, None] * frequencies
+        want = [np.cos(angles) - np.sin(angles), np.cos(angles) + np.sin(angles)]
+        got = turned_from(rotary, x, start)
+        np.testing.assert_allclose(got, np.concatenate(want, axis=1), 0, 8e-7)
+
+
+@pytest.mark.parametrize("start", [-1, 1.0, True, jnp.zeros(()), jnp.arange(2)])
+def test_bad_starts(start: Any) -> None:
+    """What is no position is refused."""
+    with refuses(InputError, "RotaryPositionalEmbedding", "`start`"):
+        Rotary(4)(jnp.ones((3, 4)), start=start)

@@ -159,12 +159,35 @@ def test_a_missing_state() -> None:
         model(jnp.ones(3))
 
 
-@pytest.mark.parametrize("state", [None, 3, jnp.ones(2)])
+@pytest.mark.parametrize("state", [3, jnp.ones(2)])
 def test_what_is_no_state(state: Any) -> None:
     """The second argument must be a State, also where no layer needs it."""
     for layer in (nn.Identity(), nn.BatchNorm(3, "batch")):
         with refuses(InputError, "Sequential", "State", type(state).__name__):
             nn.Sequential([layer])(jnp.ones(3), state)
+
+
+def test_none_for_a_state() -> None:
+    """It is passed on; layers that can do without a state take it, others refuse."""
+    x = jnp.ones((2, 3))
+    causal = nn.RNN(nn.GRUCell(3, 3, key=jr.key(0)))
+    model, _ = nn.make_with_state(nn.Sequential)([causal, nn.Identity(), causal])
+    want, _ = causal(causal(x, None)[0], None)
+    got, none = model(x, None)
+    assert none is None and jnp.array_equal(got, want)
+    norm = nn.Sequential([nn.Identity(), nn.BatchNorm(3, "batch")])
+    with refuses(InputError, "BatchNorm at `layers[1]`", "not a State"):
+        norm(jnp.ones(3), None)
+    model, state = nn.make_with_state(lambda: nn.Sequential([Forgets()]))()
+    with refuses(InputError, "did not return its state"):
+        model(x, state)
+
+
+class Forgets(nn.StatefulLayer):
+    """Takes a state, and returns None."""
+
+    def __call__(self, x: Any, state: Any, *, key: Any = None) -> Any:
+        return x, None
 
 
 class Plain(vn.Module):

@@ -12,7 +12,7 @@ LAYERS = {
     2: {"_module"},
     3: {"_transform"},
     4: {"_state"},
-    5: {"nn"},
+    5: {"_summary", "nn"},
     6: {"checkpoint", "debug", "_runtime", "interop", "_serialisation", "metrics"},
 }
 RANK = {name: rank for rank, names in LAYERS.items() for name in names}

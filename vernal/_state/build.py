@@ -50,7 +50,7 @@ def split_state(tree: _T) -> tuple[_T, State]:
     >>> import vernal as vn
     >>> tree = {"a": vn.nn.BatchNorm(4, "batch"), "b": vn.nn.BatchNorm(2, "batch")}
     >>> model, state = split_state(tree)
-    >>> print(state)
+    >>> state
     State of dict with 4 slots
       ['a'].batch_counter      i32[]
       ['a'].batch_state_index  (f32[4], f32[4])

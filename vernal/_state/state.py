@@ -5,8 +5,10 @@ from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 
+from .._tree.table import Table
 from ..errors import ConsumedStateError, ForeignStateError, StateError, report
 from ..typing import PyTree
+from .display import state_table
 from .index import Kind, Slot, StateIndex, shapes_of
 from .marks import marked
 from .naming import indices, named_slots
@@ -72,10 +74,15 @@ class State:
 
     >>> import vernal as vn
     >>> norm, state = vn.nn.make_with_state(vn.nn.BatchNorm)(3, axis_name="batch")
-    >>> print(state)
+    >>> state
     State of BatchNorm with 2 slots
       batch_counter      i32[]
       batch_state_index  (f32[3], f32[3])
+    >>> print(state)  # with values, or what they look like
+    State of BatchNorm with 2 slots
+      batch_counter           i32[]   0
+      batch_state_index  [0]  f32[3]  0, 0, 0
+                         [1]  f32[3]  1, 1, 1
     """
 
     __slots__ = ("__weakref__", "_consumed_by", "_layout", "_values")
@@ -196,6 +203,17 @@ class State:
         rows = [f"  {name:<{width}}  {text}" for name, text in pairs]
         count = f"{len(rows)} slot{'' if len(rows) == 1 else 's'}"
         return "\n".join([f"State of {self._layout.owner} with {count}", *rows])
+
+    def __str__(self) -> str:
+        return repr(self) if self._values is None else str(self._table())
+
+    def _repr_html_(self) -> str | None:
+        return None if self._values is None else self._table()._repr_html_()
+
+    def _table(self) -> Table:
+        values = self._alive("print")
+        layout = self._layout
+        return state_table(layout.owner, layout.names, [values[k] for k in layout.keys])
 
     def _alive(self, verb: str) -> dict[Hashable, Any]:
         if self._values is None:

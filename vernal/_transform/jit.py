@@ -199,6 +199,16 @@ def _lookup(
     return compiled, arrays
 
 
+def is_filter_jit(fun: Any) -> bool:
+    """Whether this is what :func:`filter_jit` returned."""
+    return isinstance(fun, _JitWrapper)
+
+
+def jitted_functions(wrapper: Any) -> list[Any]:
+    """The functions of ``jax.jit`` that a wrapper has made so far, one per layout."""
+    return [compiled.jitted for compiled in wrapper.cache.values()]
+
+
 class Lowered:
     """A lowered function, as ``jax.stages.Lowered``: compile it, or look at it.
 

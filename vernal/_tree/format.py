@@ -11,7 +11,7 @@ from ..typing import PyTree
 _JITTED = type(jax.jit(lambda: None))
 
 
-def _innermost(function: Any) -> Any:
+def innermost(function: Any) -> Any:
     """The function as it was written, whose text is the same in every run."""
     while (inner := getattr(function, "__wrapped__", None)) is not None:
         function = inner
@@ -67,7 +67,7 @@ def tree_pformat(
             weak = "weak_" if getattr(node, "weak_type", False) else ""
             return wl.array_summary(node.shape, weak + node.dtype.name, kind=None)
         if isinstance(node, jax.custom_jvp | jax.custom_vjp | _JITTED):
-            return wl.pdoc(_innermost(node))
+            return wl.pdoc(innermost(node))
         return None
 
     return wl.pformat(

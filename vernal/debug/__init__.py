@@ -2,6 +2,7 @@
 
 from ._announce import announce_transform as announce_transform
 from ._dce import inspect_dce as inspect_dce, store_dce as store_dce
+from ._retrace import explain_retrace as explain_retrace
 from ._states import (
     assert_states_used_once as assert_states_used_once,
     assert_updates_kept as assert_updates_kept,
@@ -19,6 +20,7 @@ __all__ = [
     "assert_updates_kept",
     "backward_nan",
     "breakpoint_if",
+    "explain_retrace",
     "get_num_traces",
     "inspect_dce",
     "store_dce",

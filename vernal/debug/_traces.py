@@ -1,19 +1,15 @@
 """Counting how often a function is traced, and saying why it was traced anew."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, overload
-
-import jax
 
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
 from .._transform.wrapper import Wrapper, check_callable
-from .._tree.filters import is_array
 from .._tree.format import tree_pformat
-from .._tree.paths import path_text
 from ..errors import TraceCountError, TransformError, report, short
+from ._signature import Signature, changes, describe
 
 
 class _Count:
@@ -21,7 +17,7 @@ class _Count:
 
     def __init__(self) -> None:
         self.traces = 0
-        self.last: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self.last: Signature = {}
 
 
 class _MaxTraces(Wrapper):
@@ -29,7 +25,7 @@ class _MaxTraces(Wrapper):
     count: _Count = field(static=True, repr=False)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        count, now = self.count, _describe(self.fun, args, kwargs)
+        count, now = self.count, describe(self.fun, args, kwargs)
         if self.max_traces is not None and count.traces >= self.max_traces:
             raise _too_many(self, now)
         count.traces += 1
@@ -105,55 +101,17 @@ def get_num_traces(fn: Callable[..., Any]) -> int:
     )
 
 
-def _describe(
-    fun: Any, args: Any, kwargs: Any
-) -> tuple[dict[str, str], dict[str, str]]:
-    """What the trace depends on: path -> shape and dtype, or value; and as printed."""
-    try:
-        arguments: dict[str, Any] = (
-            inspect.signature(fun).bind(*args, **kwargs).arguments
-        )
-    except (TypeError, ValueError):  # it has no signature, or another one
-        arguments = {"args": args, "kwargs": kwargs}
-    found: dict[str, str] = {}
-    static: dict[str, str] = {}
-    for name, value in arguments.items():
-        # One field to a line: static ones, too, which are no leaves.
-        lines = tree_pformat(value, width=1).splitlines()
-        static |= {f"{name}, line {i}": x.strip() for i, x in enumerate(lines)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            place = path_text(path)
-            dot = "." if place and place[0] != "[" else ""
-            found[f"{name}{dot}{place}"] = _leaf_text(leaf)
-    return found, static
-
-
-def _leaf_text(leaf: Any) -> str:
-    weak = " weakly typed" if getattr(leaf, "weak_type", False) else ""
-    text = f"{leaf.dtype.name}{leaf.shape}" if is_array(leaf) else repr(leaf)
-    return short(text) + weak
-
-
-def _too_many(wrapper: _MaxTraces, now: tuple[dict[str, str], ...]) -> TraceCountError:
+def _too_many(wrapper: _MaxTraces, now: Signature) -> TraceCountError:
     name = getattr(wrapper.fun, "__name__", None) or tree_pformat(wrapper.fun)
-    pairs = list(zip(wrapper.count.last, now, strict=True))
-    changes = _changes(*pairs[0]) or _changes(*pairs[1])
-    more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+    found = changes(wrapper.count.last, now)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return TraceCountError(
         report(
             f"{name} was traced more often than allowed: {wrapper.count.traces + 1}.",
             expected=f"max_traces = {wrapper.max_traces}",
-            got=f"{changes[0]}{more}" if changes else "the same arguments as before",
+            got=f"{found[0]}{more}" if found else "the same arguments as before",
             fix="keep shapes, dtypes and static values the same from call to call"
-            if changes
+            if found
             else "make the jitted function once, not anew for each call",
         )
     )
-
-
-def _changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    return [
-        f"{place}: {now.get(place, 'absent')}, before {before.get(place, 'absent')}"
-        for place in {**before, **now}
-        if before.get(place) != now.get(place)
-    ]

@@ -6,8 +6,10 @@ from .._state.build import (
     make_with_state as make_with_state,
     split_state as split_state,
 )
+from .._state.diff import state_diff as state_diff
 from .._state.index import StateIndex as StateIndex
 from .._state.merge import merge_states as merge_states
+from .._state.recorder import StateRecorder as StateRecorder
 from .._state.reset import reset as reset
 from .._state.rows import (
     reset_rows as reset_rows,
@@ -15,6 +17,8 @@ from .._state.rows import (
     with_rows as with_rows,
 )
 from .._state.state import State as State
+from .._summary.summary import summary as summary
+from ._act_norm import ActNorm as ActNorm
 from ._adaptive_pool import (
     AdaptiveAvgPool1d as AdaptiveAvgPool1d,
     AdaptiveAvgPool2d as AdaptiveAvgPool2d,
@@ -25,8 +29,12 @@ from ._adaptive_pool import (
     AdaptivePool as AdaptivePool,
 )
 from ._attention import MultiheadAttention as MultiheadAttention
+from ._bake import bake as bake
 from ._batch_norm import BatchNorm as BatchNorm
+from ._batch_renorm import BatchRenorm as BatchRenorm
 from ._batched import batched as batched
+from ._cached_attention import CachedAttention as CachedAttention
+from ._causal_conv import CausalConv1d as CausalConv1d
 from ._conv import (
     Conv as Conv,
     Conv1d as Conv1d,
@@ -39,10 +47,13 @@ from ._conv_transpose import (
     ConvTranspose2d as ConvTranspose2d,
     ConvTranspose3d as ConvTranspose3d,
 )
+from ._ema import ExponentialMovingAverage as ExponentialMovingAverage
 from ._embedding import Embedding as Embedding
 from ._ensemble import Ensemble as Ensemble
+from ._fold import fold_norms as fold_norms
 from ._freeze import freeze as freeze, unfreeze as unfreeze
 from ._group_norm import GroupNorm as GroupNorm
+from ._instance_norm import InstanceNorm as InstanceNorm
 from ._keys import Keyed as Keyed, KeyStream as KeyStream
 from ._layer_norm import LayerNorm as LayerNorm, RMSNorm as RMSNorm
 from ._linear import Linear as Linear
@@ -60,16 +71,23 @@ from ._pool import (
 from ._prelu import PReLU as PReLU
 from ._recalibrate import recalibrate as recalibrate
 from ._recurrent import GRUCell as GRUCell, LSTMCell as LSTMCell
+from ._rnn import RNN as RNN
 from ._rotary import RotaryPositionalEmbedding as RotaryPositionalEmbedding
+from ._running_norm import RunningNorm as RunningNorm
 from ._sequential import Sequential as Sequential
 from ._shared import Shared as Shared
 from ._simple import Dropout as Dropout, Identity as Identity, Lambda as Lambda
 from ._spectral_norm import SpectralNorm as SpectralNorm
 from ._stack import Stack as Stack
 from ._stateful import StatefulLayer as StatefulLayer
+from ._vector_quantizer import (
+    Quantized as Quantized,
+    VectorQuantizer as VectorQuantizer,
+)
 from ._weight_norm import WeightNorm as WeightNorm
 
 __all__ = [
+    "ActNorm",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -81,6 +99,9 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BatchNorm",
+    "BatchRenorm",
+    "CachedAttention",
+    "CausalConv1d",
     "Conv",
     "Conv1d",
     "Conv2d",
@@ -92,9 +113,11 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Ensemble",
+    "ExponentialMovingAverage",
     "GRUCell",
     "GroupNorm",
     "Identity",
+    "InstanceNorm",
     "KeyStream",
     "Keyed",
     "LSTMCell",
@@ -108,18 +131,25 @@ __all__ = [
     "MultiheadAttention",
     "PReLU",
     "Pool",
+    "Quantized",
     "RMSNorm",
+    "RNN",
     "RotaryPositionalEmbedding",
+    "RunningNorm",
     "Sequential",
     "Shared",
     "SpectralNorm",
     "Stack",
     "State",
     "StateIndex",
+    "StateRecorder",
     "StatefulLayer",
+    "VectorQuantizer",
     "WeightNorm",
+    "bake",
     "batched",
     "delete_init_state",
+    "fold_norms",
     "freeze",
     "inference_mode",
     "join_state",
@@ -130,6 +160,8 @@ __all__ = [
     "reset_rows",
     "row_axes",
     "split_state",
+    "state_diff",
+    "summary",
     "unfreeze",
     "with_rows",
 ]

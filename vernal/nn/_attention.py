@@ -56,10 +56,17 @@ class MultiheadAttention(Module):
 
     In training, dropout sets weights of the softmax to zero, and needs a key.
 
+    With fewer heads of keys and values than heads, ``num_kv_heads``, groups of
+    ``num_heads / num_kv_heads`` neighboring heads ask the same keys and values
+    (grouped-query attention, with 1 multi-query attention): there is less to compute,
+    and less to keep in a :class:`CachedAttention`. The result is that of repeated
+    heads, which are never made.
+
     Reference: Vaswani et al., *Attention Is All You Need*, 2017, arXiv:1706.03762. In
     PyTorch's layer all sizes per head follow from ``embed_dim``, there are four biases
     or none, and ``True`` in a mask *forbids* to attend. Flax's has biases unless told
-    otherwise, and draws its parameters from a truncated normal.
+    otherwise, and draws its parameters from a truncated normal. Groups: Ainslie et al.,
+    *GQA*, 2023, arXiv:2305.13245; as ``enable_gqa`` of PyTorch's function.
 
     Arguments:
         num_heads: number of heads, at least 1.
@@ -78,11 +85,13 @@ class MultiheadAttention(Module):
         dropout_p: probability to drop a weight of the softmax, in [0, 1].
         inference: whether dropout is off. See :func:`inference_mode`.
         dtype: of the parameters; by default float32 (float64 in 64-bit mode).
+        num_kv_heads: number of heads of keys and values, a divisor of ``num_heads``;
+            by default ``num_heads``.
         key: a PRNG key for the initial parameters.
 
     Attributes:
-        query_proj, key_proj, value_proj: :class:`Linear` layers to all heads, one
-            after the other.
+        query_proj, key_proj, value_proj: :class:`Linear` layers to all heads (of keys
+            and values), one after the other.
         output_proj: the :class:`Linear` layer from all heads to the output.
         dropout: the :class:`Dropout` of the weights.
 
@@ -118,6 +127,7 @@ class MultiheadAttention(Module):
     use_key_bias: bool = field(static=True)
     use_value_bias: bool = field(static=True)
     use_output_bias: bool = field(static=True)
+    num_kv_heads: int = field(static=True)
 
     def __init__(
         self,
@@ -136,9 +146,14 @@ class MultiheadAttention(Module):
         inference: bool = False,
         dtype: DTypeLike | None = None,
         *,
+        num_kv_heads: int | None = None,
         key: Key,
     ) -> None:
         self.num_heads = _size("num_heads", num_heads)
+        self.num_kv_heads = _size("num_kv_heads", num_kv_heads, num_heads)
+        ok = num_heads % self.num_kv_heads == 0
+        expected = f"a divisor of num_heads = {num_heads}"
+        require(ok, "MultiheadAttention", "num_kv_heads", expected, num_kv_heads)
         self.query_size = _size("query_size", query_size)
         self.key_size = _size("key_size", key_size, query_size)
         self.value_size = _size("value_size", value_size, query_size)
@@ -161,11 +176,13 @@ class MultiheadAttention(Module):
 
         require_key("MultiheadAttention", key)
         keys = jr.split(key, 4)
-        qk, vo = num_heads * self.qk_size, num_heads * self.vo_size
-        self.query_proj = linear(self.query_size, qk, use_query_bias, keys[0])
-        self.key_proj = linear(self.key_size, qk, use_key_bias, keys[1])
-        self.value_proj = linear(self.value_size, vo, use_value_bias, keys[2])
-        self.output_proj = linear(vo, self.output_size, use_output_bias, keys[3])
+        qk, vo, groups = self.qk_size, self.vo_size, self.num_kv_heads
+        self.query_proj = linear(query_size, num_heads * qk, use_query_bias, keys[0])
+        self.key_proj = linear(self.key_size, groups * qk, use_key_bias, keys[1])
+        self.value_proj = linear(self.value_size, groups * vo, use_value_bias, keys[2])
+        self.output_proj = linear(
+            num_heads * vo, self.output_size, use_output_bias, keys[3]
+        )
         self.dropout = Dropout(dropout_p, inference)
 
     def __call__(
@@ -193,9 +210,9 @@ class MultiheadAttention(Module):
                 None.
             deterministic: an older name of ``inference``, which it overrides.
             process_heads: a function of the projected queries ``(query_length,
-                num_heads, qk_size)``, keys ``(kv_length, num_heads, qk_size)`` and
-                values ``(kv_length, num_heads, vo_size)``, which returns all three in
-                the same shapes, such as with positions encoded in them. See
+                num_heads, qk_size)``, keys ``(kv_length, num_kv_heads, qk_size)`` and
+                values ``(kv_length, num_kv_heads, vo_size)``, which returns all three
+                in the same shapes, such as with positions encoded in them. See
                 :class:`RotaryPositionalEmbedding`.
 
         Returns:
@@ -203,21 +220,45 @@ class MultiheadAttention(Module):
         """
         _check_inputs(self, query, key_, value)
         _check_mask(self, mask, (query.shape[0], key_.shape[0]))
-        heads = (
-            _project(self.query_proj, query, self.num_heads, self.qk_size),
-            _project(self.key_proj, key_, self.num_heads, self.qk_size),
-            _project(self.value_proj, value, self.num_heads, self.vo_size),
-        )
-        if process_heads is not None:
-            heads = _process(self, process_heads, heads)
-        # Wide operands, not only a wide result: on CPU not every JAX has that product,
-        # and little is lost elsewhere, as the weights are by far the largest array.
-        q, k, v = (x.astype(compute_dtype(x.dtype)) for x in heads)
+        heads = project_heads(self, query, key_, value, process_heads)
         inference = inference if deterministic is None else deterministic
-        drop = functools.partial(_drop, self.dropout, key=key, inference=inference)
-        y = _attend(q, k, v, mask, drop).astype(heads[2].dtype)
-        y = y.reshape(query.shape[0], self.num_heads * self.vo_size)
-        return jax.vmap(self.output_proj)(y).astype(query.dtype)
+        drop = functools.partial(
+            drop_weights, self.dropout, key=key, inference=inference
+        )
+        return gather_heads(self, *heads, mask, drop).astype(query.dtype)
+
+
+def project_heads(
+    layer: MultiheadAttention,
+    query: Array,
+    key_: Array,
+    value: Array,
+    process_heads: ProcessHeads | None,
+) -> tuple[Heads, Heads, Heads]:
+    """Queries, keys and values of all heads, as ``process_heads`` leaves them."""
+    heads = (
+        _project(layer.query_proj, query, layer.num_heads, layer.qk_size),
+        _project(layer.key_proj, key_, layer.num_kv_heads, layer.qk_size),
+        _project(layer.value_proj, value, layer.num_kv_heads, layer.vo_size),
+    )
+    return heads if process_heads is None else _process(layer, process_heads, heads)
+
+
+def gather_heads(
+    layer: MultiheadAttention,
+    query: Heads,
+    key_: Heads,
+    value: Heads,
+    mask: Array | None,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Float[Array, "query_length output_size"]:
+    """The output from the heads; ``drop`` is what becomes of the softmax."""
+    # Wide operands, not only a wide result: on CPU not every JAX has that product,
+    # and little is lost elsewhere, as the weights are by far the largest array.
+    q, k, v = (x.astype(compute_dtype(x.dtype)) for x in (query, key_, value))
+    y = _attend(q, k, v, mask, drop).astype(value.dtype)
+    y = y.reshape(query.shape[0], layer.num_heads * layer.vo_size)
+    return jax.vmap(layer.output_proj)(y)
 
 
 def _project(layer: Linear, x: Array, num_heads: int, size: int) -> Array:
@@ -232,14 +273,21 @@ def _attend(
     drop: Callable[[Array], Array],
 ) -> Array:
     """What each head gathers, ``(query_length, num_heads, size)``."""
-    query = query / math.sqrt(query.shape[-1])
-    products = jnp.einsum("qhd,khd->hqk", query, key_)
+    # Heads as pairs: `n` of keys and values, each for a group `g` of neighbors.
+    length, heads, size = query.shape
+    kv_length, kv_heads, out = value.shape
+    group = heads // kv_heads
+    query = query.reshape(length, kv_heads, group, size) / math.sqrt(size)
+    products = jnp.einsum("qngd,knd->ngqk", query, key_)
+    products = products.reshape(heads, length, kv_length)
     # Least, not infinite: a row of -inf would have the softmax 0/0, and no `where`
     # after it keeps that NaN out of the gradient.
     least = np.finfo(products.dtype).min
     if mask is not None:
         products = jnp.where(jnp.broadcast_to(mask, products.shape), products, least)
-    y = jnp.einsum("hqk,khd->qhd", drop(jax.nn.softmax(products)), value)
+    weights = drop(jax.nn.softmax(products))
+    weights = weights.reshape(kv_heads, group, length, kv_length)
+    y = jnp.einsum("ngqk,knd->qngd", weights, value).reshape(length, heads, out)
     if mask is None:
         return y
     # A row without keys now has equal weights. To clear those would be one more array
@@ -251,7 +299,7 @@ def _attend(
     return jnp.where((largest == least).swapaxes(0, 1), 0, y)
 
 
-def _drop(
+def drop_weights(
     dropout: Dropout, weights: Array, key: Key | None, inference: bool | None
 ) -> Array:
     """Dropout with a key for each head, so that the peer's keys drop the same."""

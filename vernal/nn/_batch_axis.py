@@ -1,4 +1,8 @@
-"""What layers that normalize by a batch say about axes, masks and groups."""
+"""What layers that normalize by a batch share: their input, and what is in the batch.
+
+With ``axis_name=None`` the input is a whole batch, ``(batch, channels, *spatial)``, and
+else one example without the first axis.
+"""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -7,27 +11,72 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._module.module import Module
-from ..errors import AxisNameError
 from ..typing import Array, AxisName
-from ._batch_moments import Groups, Moments, batch_moments, group_of
-from ._checks import check_array, fail, is_size, require
-from ._numerics import axis_names
+from ._batch_moments import (
+    Groups,
+    Moments,
+    batch_moments,
+    group_of,
+    whole_batch_moments,
+)
+from ._checks import (
+    check_array,
+    check_floating,
+    check_shape,
+    check_state,
+    count_examples,
+    fail,
+    is_axis_name,
+    is_number,
+    is_size,
+    require,
+)
+from ._numerics import axis_names, normalize
 from ._running import Pair, select
+
+
+def check_input(layer: Any, x: Any, state: Any, mask: Any) -> Array | None:
+    """Checks the arguments of a call; gives the mask, of the shape of a channel."""
+    is_whole = layer.axis_name is None
+    dims = "batch input_size ..." if is_whole else "input_size ..."
+    check_shape(layer, x, dims, input_size=layer.input_size)
+    check_floating(layer, x)
+    check_state(layer, state)
+    if mask is None:
+        return None
+    shape = (*x.shape[:1], *x.shape[2:]) if is_whole else x.shape[1:]
+    return read_mask(layer, mask, shape, is_whole)
+
+
+def normalize_channels(
+    layer: Any, x: Array, moments: Pair, weight: Array | None, bias: Array | None
+) -> Array:
+    """Normalizes the input of a layer, whole batch or not, by values per channel."""
+    before = [1] if layer.axis_name is None else []
+    after = [1] * (x.ndim - 1 - len(before))
+
+    def per_channel(a: Array) -> Array:
+        return a.reshape(*before, -1, *after)
+
+    affine = [None if a is None else per_channel(a) for a in (weight, bias)]
+    mean, variance = map(per_channel, moments)
+    return normalize(x, mean, variance, layer.eps, *affine)
+
+
+def check_sizes(layer: str, input_size: Any, eps: Any, channelwise_affine: Any) -> None:
+    """Refuses constructor arguments that all these layers have."""
+    require(is_size(input_size), layer, "input_size", "an int ≥ 1", input_size)
+    require(is_number(eps), layer, "eps", "a number ≥ 0", eps)
+    ok, name = isinstance(channelwise_affine, bool), "channelwise_affine"
+    require(ok, layer, name, "True or False", channelwise_affine)
 
 
 def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
     """The name as it is kept, of one axis or several; None is for a whole batch."""
     expected = "a name, or several, or None for a whole batch in one array"
-    ok = axis_name is None or _is_axis_name(axis_name)
+    ok = axis_name is None or is_axis_name(axis_name)
     require(ok, layer, "axis_name", expected, axis_name)
     return tuple(axis_name) if isinstance(axis_name, list) else axis_name
-
-
-def _is_axis_name(axis_name: Any) -> bool:
-    """Whether this is a name or several; JAX takes numbers for positions of axes."""
-    names: tuple[Any, ...] = axis_names(axis_name)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
 
 
 def read_groups(
@@ -80,42 +129,47 @@ def read_mask(layer: Module, mask: Any, shape: tuple[int, ...], whole: bool) -> 
 
 
 def statistics(
-    layer: Any, x: Array, running: Pair, mask: Array | None
+    layer: Any,
+    x: Array,
+    running: Pair,
+    mask: Array | None,
+    groups: Groups | None = None,
 ) -> tuple[Pair, Moments]:
     """Mean and variance to normalize ``x`` by in training, and those of the batch.
 
     Where fewer than two values count, the running averages are used.
 
     Arguments:
-        layer: has ``axis_name``, ``axis_index_groups`` and ``input_size``.
-        x: ``(channels, *values)``: one example, or all that there is.
+        layer: has ``axis_name`` and ``input_size``.
+        x: one example, or the whole batch.
         running: the running mean and variance.
-        mask: ``values``, where they count; None for everywhere.
+        mask: where values count; None for everywhere.
+        groups: positions on the last named axis that are batches of their own.
 
     Raises:
         InputError: the batch has fewer than two values per channel.
         AxisNameError: no axis of that name is in scope.
     """
-    names = () if layer.axis_name is None else axis_names(layer.axis_name)
-    groups = layer.axis_index_groups
-    try:
-        examples = lax.psum(1, names)
-    except NameError:
-        _fail_unbound(layer)
+    examples = count_examples(layer)
+    names = axis_names(layer.axis_name)
     if groups is not None:
         size = lax.psum(1, names[-1])
         _check_groups(layer, groups, names[-1], size)
         examples = examples // size * min(map(len, groups))
     if x.size // layer.input_size * examples < 2:
         part = "a group" if groups else "the batch"
+        got = f"{examples} example(s) of shape {tuple(x.shape)}"
         fail(
             layer,
             f"{part} has fewer than two values per channel",
             expected="at least two values, over examples and spatial axes",
-            got=f"{examples} example(s) of shape {tuple(x.shape)}",
+            got=got if layer.axis_name is not None else f"{tuple(x.shape)}",
             fix="use a larger batch, or `inference_mode`",
         )
-    batch = batch_moments(x, names, running[0], mask, groups)
+    if layer.axis_name is None:
+        batch = whole_batch_moments(x, running[0], mask)
+    else:
+        batch = batch_moments(x, names, running[0], mask, groups)
     own = batch
     if groups is not None:
         group = group_of(groups, names)
@@ -132,15 +186,3 @@ def _check_groups(layer: Module, groups: Groups, name: Hashable, size: int) -> N
             expected=f"{count} positions on the axis {name!r}, as in axis_index_groups",
             got=f"{size}",
         )
-
-
-def _fail_unbound(layer: Any) -> None:
-    fail(
-        layer,
-        f"no axis named {layer.axis_name!r} is in scope",
-        error=AxisNameError,
-        expected=f"a call under vmap or shard_map with the axis {layer.axis_name!r}",
-        got="a call outside of it, or under another name",
-        fix=f"jax.vmap(model, axis_name={layer.axis_name!r}, in_axes=(0, None), "
-        "out_axes=(0, None)); for inference: inference_mode(model)",
-    )

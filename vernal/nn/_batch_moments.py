@@ -38,8 +38,6 @@ def sum_over(x: Array, names: tuple[Hashable, ...]) -> Array:
     JAX (0.7 to 0.10) fails inside of ``shard_map``, unless ``check_vma=False``, and
     on a mesh with explicit axes. There is one collective over the devices in any case.
     """
-    if not names:
-        return x
     mesh = jax.typeof(x).sharding.mesh
     devices = jax.sharding.get_abstract_mesh().manual_axes
     if not devices and AxisType.Explicit not in mesh.axis_types:
@@ -91,7 +89,7 @@ def batch_moments(
 
     Arguments:
         x: one example, ``(channels, *spatial)``.
-        names: the axes that hold the other examples; none if ``x`` is all.
+        names: the axes that hold the other examples.
         guess: the first shift, ``(channels,)``: usually a running mean. The result
             does not depend on it.
         mask: ``spatial``, where values count; with it, counts are summed in the same
@@ -108,6 +106,18 @@ def batch_moments(
         size = x.size // x.shape[0]
         count = float(size * lax.psum(1, names))  # may exceed int32
     return Moments(mean, variance, count)
+
+
+def whole_batch_moments(x: Array, guess: Array, mask: Array | None = None) -> Moments:
+    """As :func:`batch_moments`, of ``(batch, channels, *spatial)`` in one array."""
+
+    def one(x: Array, mask: Array | None) -> Moments:
+        return batch_moments(x, ("whole batch",), guess, mask)
+
+    moments = jax.vmap(one, axis_name="whole batch", out_axes=None)(x, mask)
+    if mask is not None:
+        return moments
+    return moments._replace(number=float(x.size // x.shape[1]))
 
 
 # Compiled, as otherwise each call outside of `jit` would compile the `cond` anew.

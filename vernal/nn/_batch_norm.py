@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -12,20 +11,20 @@ from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report
 from ..typing import AxisName, DTypeLike, Key
-from ._batch_axis import read_axis_name, read_groups, read_mask, statistics
-from ._batch_moments import Groups
-from ._checks import (
-    check_floating,
-    check_shape,
-    check_state,
-    is_number,
-    is_size,
-    require,
+from ._batch_axis import (
+    check_input,
+    check_sizes,
+    normalize_channels,
+    read_axis_name,
+    read_groups,
+    statistics,
 )
+from ._batch_moments import Groups
+from ._checks import is_number, require
 from ._init import default_dtype
 from ._merging import MergeMoments, merge_first_time, running_slots
-from ._numerics import compute_dtype, normalize
-from ._running import average, select, update, where_seen
+from ._numerics import compute_dtype
+from ._running import Pair, average, select, update, where_seen
 from ._stateful import RunningStatistics
 
 _Moments = tuple[Float[Array, " input_size"], Float[Array, " input_size"]]
@@ -64,7 +63,8 @@ class BatchNorm(RunningStatistics):
     everywhere, so that a value which does not count acts on its own output alone, and
     has no gradient if the loss leaves that out. (It must be finite for this: NaN times
     zero is NaN.) Where fewer than two values per channel count, the running averages
-    are used in place of those of the batch, and the state stays as it is.
+    are used in place of those of the batch, and the state stays as it is; only with
+    ``momentum=None`` a single value is taken in.
 
     Reference: Ioffe and Szegedy, *Batch Normalization: Accelerating Deep Network
     Training by Reducing Internal Covariate Shift*, 2015, arXiv:1502.03167.
@@ -146,7 +146,8 @@ class BatchNorm(RunningStatistics):
         unbiased: bool = False,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        _check_arguments(input_size, eps, channelwise_affine, momentum, mode, unbiased)
+        check_sizes("BatchNorm", input_size, eps, channelwise_affine)
+        _check_averages(momentum, mode, unbiased)
         self.axis_name = read_axis_name("BatchNorm", axis_name)
         groups = read_groups("BatchNorm", axis_index_groups, axis_name)
         is_ema = mode == "ema"
@@ -201,25 +202,11 @@ class BatchNorm(RunningStatistics):
         Returns:
             The normalized example and the new state.
         """
-        is_whole = self.axis_name is None
-        dims = "batch input_size ..." if is_whole else "input_size ..."
-        check_shape(self, x, dims, input_size=self.input_size)
-        check_floating(self, x)
-        check_state(self, state)
-        values = jnp.moveaxis(x, 1, 0) if is_whole else x
-        if mask is not None:
-            mask = read_mask(self, mask, values.shape[1:], is_whole)
+        mask = check_input(self, x, state, mask)
         inference = self.inference if inference is None else inference
         step = self._ema if self.mode == "ema" else self._batch
-        mean, variance, state = step(values, state, mask, inference)
-        before = [1] if is_whole else []
-
-        def per_channel(a: Array) -> Array:
-            return a.reshape(*before, -1, *[1] * (values.ndim - 1 - len(before)))
-
-        affine = [None if a is None else per_channel(a) for a in self._affine()]
-        mean, variance = per_channel(mean), per_channel(variance)
-        return normalize(x, mean, variance, self.eps, *affine), state
+        moments, state = step(x, state, mask, inference)
+        return normalize_channels(self, x, moments, self.weight, self.bias), state
 
     def cumulative(self) -> "BatchNorm":
         """The same layer with ``momentum=None``, fresh statistics, and in training.
@@ -240,33 +227,7 @@ class BatchNorm(RunningStatistics):
         count = self.ema_first_time_index if is_ema else self.batch_counter
         running = self.ema_state_index if is_ema else self.batch_state_index
         assert count is not None and running is not None
-        if count.init is None or running.init is None:
-            raise StateError(
-                report(
-                    "BatchNorm.cumulative: the layer was split from its state.",
-                    expected="a layer with its initial values",
-                    got="one of a model that make_with_state returned",
-                    fix="join_state(model, state) puts them back",
-                )
-            )
-        mean, variance = running.init
-        fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
-        zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
-        counter, moments = running_slots(fresh, None, "batch_counter", zeros)
-        copy = jax.tree.map(lambda x: x, self)
-        copy.__dict__.update(
-            ema_first_time_index=None,
-            ema_state_index=None,
-            batch_counter=changed_index(counter, shapes=count.shapes),
-            batch_state_index=changed_index(moments, shapes=running.shapes),
-            momentum=None,
-            mode="batch",
-            inference=False,
-        )
-        return copy
-
-    def _affine(self) -> tuple[Array | None, Array | None]:
-        return self.weight, self.bias
+        return cumulative_norm(self, count, running, self.unbiased)
 
     def adopted(
         self, state: State, other: "BatchNorm", found: State, steps: int
@@ -279,41 +240,39 @@ class BatchNorm(RunningStatistics):
             found: its state.
             steps: the number of batches that it saw.
         """
-        index = self.ema_state_index or self.batch_state_index
-        assert index is not None and other.batch_counter is not None
-        assert other.batch_state_index is not None
-        number = found.get(other.batch_counter)
-        moments = found.get(other.batch_state_index)
-        state = state.set(index, where_seen(number, moments, state.get(index)))
-        if self.ema_first_time_index is not None:
-            is_first = state.get(self.ema_first_time_index)
-            return state.set(self.ema_first_time_index, is_first & (number == 0))
-        assert self.batch_counter is not None
-        old = state.get(self.batch_counter)
-        count = number if self.momentum is None else jnp.full_like(old, steps)
-        return state.set(self.batch_counter, jnp.where(number > 0, count, old))
+        if self.ema_first_time_index is None:
+            assert self.batch_counter is not None and self.batch_state_index is not None
+            slots = self.batch_counter, self.batch_state_index
+            return adopted_moments(*slots, state, other, found, steps, self.momentum)
+        number, moments = _found(other, found)
+        assert self.ema_state_index is not None
+        old = state.get(self.ema_state_index)
+        state = state.set(self.ema_state_index, where_seen(number, moments, old))
+        is_first = state.get(self.ema_first_time_index)
+        return state.set(self.ema_first_time_index, is_first & (number == 0))
 
     def _batch(
         self, x: Array, state: State, mask: Array | None, inference: bool
-    ) -> tuple[Array, Array, State]:
+    ) -> tuple[Pair, State]:
         assert self.batch_counter is not None and self.batch_state_index is not None
         running = state.get(self.batch_state_index)
         if inference:
-            return *running, state
+            return running, state
         count = state.get(self.batch_counter)
-        own, batch = statistics(self, x, running, mask)
+        groups = self.axis_index_groups
+        own, batch = statistics(self, x, running, mask, groups)
         count, kept = update(count, running, batch, self.momentum, self.unbiased)
         state = state.set(self.batch_counter, count)
-        return *own, state.set(self.batch_state_index, kept)
+        return own, state.set(self.batch_state_index, kept)
 
     def _ema(
         self, x: Array, state: State, mask: Array | None, inference: bool
-    ) -> tuple[Array, Array, State]:
+    ) -> tuple[Pair, State]:
         assert self.ema_first_time_index is not None
         assert self.ema_state_index is not None and self.momentum is not None
         running = state.get(self.ema_state_index)
         if inference:
-            return *running, state
+            return running, state
         is_first = state.get(self.ema_first_time_index)
         _, batch = statistics(self, x, running, mask)
         rate = jnp.where(is_first, 1, 1 - self.momentum)
@@ -324,24 +283,13 @@ class BatchNorm(RunningStatistics):
         if not isinstance(batch.number, float):
             later = is_first & (batch.number[0] < 2)
         state = state.set(self.ema_first_time_index, later)
-        return *averages, state.set(self.ema_state_index, kept)
+        return averages, state.set(self.ema_state_index, kept)
 
 
-def _check_arguments(
-    input_size: Any,
-    eps: Any,
-    channelwise_affine: Any,
-    momentum: Any,
-    mode: Any,
-    unbiased: Any,
-) -> None:
+def _check_averages(momentum: Any, mode: Any, unbiased: Any) -> None:
     def check(ok: bool, name: str, expected: str, got: Any) -> None:
         require(ok, "BatchNorm", name, expected, got)
 
-    check(is_size(input_size), "input_size", "an int ≥ 1", input_size)
-    check(is_number(eps), "eps", "a number ≥ 0", eps)
-    is_bool = isinstance(channelwise_affine, bool)
-    check(is_bool, "channelwise_affine", "True or False", channelwise_affine)
     check(mode in ("batch", "ema", "legacy"), "mode", '"batch" or "ema"', mode)
     ok = is_number(momentum, maximum=1) or (momentum is None and mode != "ema")
     expected = "a number from 0 to 1" + ("" if mode == "ema" else ", or None")
@@ -349,3 +297,60 @@ def _check_arguments(
     ok = isinstance(unbiased, bool) and not (unbiased and mode == "ema")
     expected = "False" if mode == "ema" else "True or False"
     check(ok, "unbiased", expected, unbiased)
+
+
+def cumulative_norm(
+    layer: Any, count: StateIndex[Any], running: StateIndex[Any], unbiased: bool
+) -> BatchNorm:
+    """A layer of the kind of :class:`BatchNorm` as one without momentum, and fresh."""
+    if count.init is None or running.init is None:
+        raise StateError(
+            report(
+                f"{type(layer).__name__}.cumulative: the layer was split before.",
+                expected="a layer with its initial values",
+                got="one of a model that make_with_state returned",
+                fix="join_state(model, state) puts them back",
+            )
+        )
+    mean, variance = running.init
+    fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
+    zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
+    counter, moments = running_slots(fresh, None, "batch_counter", zeros)
+    norm = object.__new__(BatchNorm)  # as a Module is rebuilt from its leaves
+    same = ("weight", "bias", "axis_name", "input_size", "eps", "channelwise_affine")
+    norm.__dict__.update({name: getattr(layer, name) for name in same})
+    norm.__dict__.update(
+        ema_first_time_index=None,
+        ema_state_index=None,
+        batch_counter=changed_index(counter, shapes=count.shapes),
+        batch_state_index=changed_index(moments, shapes=running.shapes),
+        momentum=None,
+        mode="batch",
+        inference=False,
+        unbiased=unbiased,
+        axis_index_groups=getattr(layer, "axis_index_groups", None),
+    )
+    return norm
+
+
+def adopted_moments(
+    counter: StateIndex[Array],
+    index: StateIndex[Pair],
+    state: State,
+    other: BatchNorm,
+    found: State,
+    steps: int,
+    momentum: float | None,
+) -> State:
+    """The state with the moments that a cumulative layer found, if it saw something."""
+    number, moments = _found(other, found)
+    state = state.set(index, where_seen(number, moments, state.get(index)))
+    old = state.get(counter)
+    count = number if momentum is None else jnp.full_like(old, steps)
+    return state.set(counter, jnp.where(number > 0, count, old))
+
+
+def _found(other: BatchNorm, found: State) -> tuple[Array, Pair]:
+    """How many values a cumulative layer saw, and their moments."""
+    assert other.batch_counter is not None and other.batch_state_index is not None
+    return found.get(other.batch_counter), found.get(other.batch_state_index)

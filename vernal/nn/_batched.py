@@ -15,7 +15,7 @@ from ..errors import StateValueError
 from ..typing import Key, PyTree
 from ._checks import check_state, fail, require
 from ._stacking import has_slots
-from ._stateful import StatefulLayer
+from ._stateful import MaybeState, StatefulLayer
 
 _Model = TypeVar("_Model", bound=Callable[..., Any])
 _UNSET: Any = object()
@@ -35,32 +35,34 @@ class Batched(StatefulLayer, Generic[_Model]):
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any: ...
     @overload
     def __call__(
-        self, x: PyTree, state: State, *, key: Key | None = None
-    ) -> tuple[Any, State]: ...
+        self, x: PyTree, state: MaybeState, *, key: Key | None = None
+    ) -> tuple[Any, MaybeState]: ...
     def __call__(
-        self, x: PyTree, state: State = _UNSET, *, key: Key | None = None
+        self, x: PyTree, state: State | None = _UNSET, *, key: Key | None = None
     ) -> Any:
         """Applies the model to a batch.
 
         Arguments:
             x: any pytree of arrays, each with the examples along its first axis.
-            state: the state, if the model is stateful.
+            state: the state, if the model is stateful; None for a model that can do
+                without.
             key: a PRNG key; it is split for the examples. None passes none.
 
         Returns:
             The outputs, with the examples along the first axis; and the new state if
             one was passed.
         """
-        if state is not _UNSET:
+        if state is not _UNSET and state is not None:
             check_state(self, state)
         keys = None if key is None else jr.split(key, _size(self, x))
+        is_alone = state is _UNSET
 
         def one(x: Any, state: Any, key: Any) -> Any:
-            args = (x,) if state is None else (x, state)
+            args = (x,) if is_alone else (x, state)
             return self.model(*args, **({} if key is None else {"key": key}))
 
         axes: dict[str, Any] = {"in_axes": (0, None, 0), "axis_name": self.axis_name}
-        if state is _UNSET:
+        if state is _UNSET or state is None:
             return jax.vmap(one, **axes)(x, None, keys)
         rows = row_axes(state)
         if rows is not None:

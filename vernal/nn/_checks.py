@@ -3,11 +3,13 @@
 import inspect
 import math
 import numbers
+from collections.abc import Hashable, Iterable
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .._module.callables import BoundMethod, Partial
 from .._module.module import Module
@@ -15,7 +17,15 @@ from .._state.state import State
 from .._transform.wrapper import Wrapper
 from .._tree.filters import is_array
 from .._tree.paths import path_text
-from ..errors import HyperparameterError, InputError, VernalError, report, short
+from ..errors import (
+    AxisNameError,
+    HyperparameterError,
+    InputError,
+    VernalError,
+    report,
+    short,
+)
+from ._numerics import axis_names
 
 
 def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
@@ -66,6 +76,59 @@ def require_key(layer: str, key: Any) -> None:
     """
     expected = "a single PRNG key, such as jax.random.key(0)"
     require(is_key(key), layer, "key", expected, key)
+
+
+def is_axis_name(x: Any) -> bool:
+    """Whether ``x`` is a name or several; JAX takes numbers for positions of axes."""
+    names: tuple[Any, ...] = axis_names(x)
+    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
+    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
+
+
+def require_axis_name(layer: str, axis_name: Any) -> None:
+    """Refuses what is no name of an axis, nor several.
+
+    Raises:
+        HyperparameterError: if it is not.
+    """
+    ok = is_axis_name(axis_name)
+    require(ok, layer, "axis_name", "a name, or several", axis_name)
+
+
+def count_examples(layer: Any) -> int:
+    """The number of examples on the axes of a layer's ``axis_name``; of None, 1.
+
+    Raises:
+        AxisNameError: a name is not in scope.
+    """
+    name = layer.axis_name
+    if name is None:
+        return 1
+    try:
+        return int(lax.psum(1, axis_names(name)))
+    except NameError:
+        fail(
+            layer,
+            f"no axis named {name!r} is in scope",
+            error=AxisNameError,
+            expected=f"a call under vmap or shard_map with the axis {name!r}",
+            got="a call outside of it, or under another name",
+            fix=f"jax.vmap(model, axis_name={name!r}, in_axes=(0, None), "
+            "out_axes=(0, None)); for inference: inference_mode(model)",
+        )
+
+
+def read_shape(layer: str, shape: int | Iterable[int]) -> tuple[int, ...]:
+    """A constructor's ``shape``: one size, each at least 1, or several.
+
+    Raises:
+        HyperparameterError: if it is not.
+    """
+    several = isinstance(shape, Iterable) and not isinstance(shape, str)
+    sizes: tuple[Any, ...] = tuple(shape) if several else (shape,)  # type: ignore[arg-type]
+    ok = all(map(is_size, sizes))
+    require(ok, layer, "shape", "an int ≥ 1, or several", shape)
+    return tuple(map(int, sizes))
 
 
 def check_array(layer: Module, x: Any, what: str = "input") -> None:
@@ -136,6 +199,28 @@ def check_shape(
         expected=f"{shape}{' with ' + given if given else ''}",
         got=f"{tuple(x.shape)}, {x.dtype}",
         fix=batch_fix if batch_first else "",
+    )
+
+
+def check_whole_shape(layer: Module, x: Any, shape: tuple[int, ...]) -> None:
+    """Refuses an input that is not real floating-point of exactly this shape.
+
+    Raises:
+        InputError: with layer, path, expected and given shape.
+    """
+    check_floating(layer, x)
+    if x.shape == shape:
+        return
+    outer = x.ndim - len(shape)
+    is_batch = outer > 0 and x.shape[outer:] == shape
+    fail(
+        layer,
+        "the input has the wrong shape",
+        expected=f"{shape}",
+        got=f"{tuple(x.shape)}, {x.dtype}",
+        fix="for further axes in front, " + "jax.vmap(" * outer + "layer" + ")" * outer
+        if is_batch
+        else "",
     )
 
 

@@ -20,7 +20,7 @@ from ._checks import (
     require_key,
 )
 from ._stacking import has_slots, renewed, stacked, take
-from ._stateful import StatefulLayer
+from ._stateful import MaybeState, StatefulLayer
 
 _Member = TypeVar("_Member", bound=Callable[..., Any])
 _UNSET: Any = object()
@@ -99,16 +99,17 @@ class Ensemble(StatefulLayer, Generic[_Member]):
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Array: ...
     @overload
     def __call__(
-        self, x: PyTree, state: State, *, key: Key | None = None
-    ) -> tuple[Array, State]: ...
+        self, x: PyTree, state: MaybeState, *, key: Key | None = None
+    ) -> tuple[Array, MaybeState]: ...
     def __call__(
-        self, x: PyTree, state: State = _UNSET, *, key: Key | None = None
+        self, x: PyTree, state: Any = _UNSET, *, key: Key | None = None
     ) -> Any:
         """Applies the members.
 
         Arguments:
             x: the input, any pytree of arrays.
-            state: the state, if the members are stateful.
+            state: the state, if the members are stateful; None for members that can
+                do without, such as :class:`CachedAttention`.
             key: a PRNG key; each member gets its own. None passes none.
 
         Returns:
@@ -116,9 +117,10 @@ class Ensemble(StatefulLayer, Generic[_Member]):
             one was passed.
         """
         is_stateful = self.is_stateful()
-        if is_stateful:
+        if is_stateful and state is not None:  # which members may take, or refuse
             check_state(self, None if state is _UNSET else state)
-        parts = state.substate(self.members) if is_stateful else None
+        has_state = is_stateful and state is not None
+        parts = state.substate(self.members) if has_state else None
         keys = None if key is None else jr.split(key, self.size)
         arrays, rest = partition(self.members, is_array)
         changes: list[bool] = []

@@ -1,6 +1,6 @@
 """Normalization of a whole example: by mean and variance, or by mean square."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from .._module.fields import field
 from .._module.module import Module
 from .._state.state import State
 from ..typing import DTypeLike, Key
-from ._checks import check_floating, fail, is_number, is_size, require
+from ._checks import check_whole_shape, is_number, read_shape, require
 from ._init import default_dtype
 from ._numerics import compute_dtype, moments, normalize
 
@@ -80,7 +80,7 @@ class LayerNorm(Module):
     ) -> None:
         if elementwise_affine is not None:
             use_weight = use_bias = elementwise_affine
-        self.shape = _read_shape("LayerNorm", shape)
+        self.shape = read_shape("LayerNorm", shape)
         require(is_number(eps), "LayerNorm", "eps", "a number ≥ 0", eps)
         dtype = default_dtype(dtype)
         is_floating = jnp.issubdtype(dtype, jnp.floating)
@@ -117,7 +117,7 @@ class LayerNorm(Module):
         Returns:
             An array of the same shape and dtype; with a state, both.
         """
-        _check_input(self, x, self.shape)
+        check_whole_shape(self, x, self.shape)
         mean, variance = moments(x, tuple(range(x.ndim)))
         out = normalize(x, mean, variance, self.eps, self.weight, self.bias)
         return out if state is _UNSET else (out, state)
@@ -176,7 +176,7 @@ class RMSNorm(Module):
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.shape = _read_shape("RMSNorm", shape)
+        self.shape = read_shape("RMSNorm", shape)
         require(is_number(eps), "RMSNorm", "eps", "a number ≥ 0", eps)
         dtype = default_dtype(dtype)
         is_floating = jnp.issubdtype(dtype, jnp.floating)
@@ -213,7 +213,7 @@ class RMSNorm(Module):
         Returns:
             An array of the same shape and dtype; with a state, both.
         """
-        _check_input(self, x, self.shape)
+        check_whole_shape(self, x, self.shape)
         out = _divide_by_rms(x, self.eps, self.weight, self.bias)
         return out if state is _UNSET else (out, state)
 
@@ -229,28 +229,3 @@ def _divide_by_rms(
     if bias is not None:
         out = out + bias.astype(dtype)
     return out.astype(x.dtype)
-
-
-def _read_shape(layer: str, shape: int | Iterable[int]) -> tuple[int, ...]:
-    several = isinstance(shape, Iterable) and not isinstance(shape, str)
-    sizes: tuple[Any, ...] = tuple(shape) if several else (shape,)  # type: ignore[arg-type]
-    ok = all(map(is_size, sizes))
-    require(ok, layer, "shape", "an int ≥ 1, or several", shape)
-    return tuple(map(int, sizes))
-
-
-def _check_input(layer: Module, x: Any, shape: tuple[int, ...]) -> None:
-    check_floating(layer, x)
-    if x.shape == shape:
-        return
-    outer = x.ndim - len(shape)
-    is_batch = outer > 0 and x.shape[outer:] == shape
-    fail(
-        layer,
-        "the input has the wrong shape",
-        expected=f"{shape}",
-        got=f"{tuple(x.shape)}, {x.dtype}",
-        fix="for further axes in front, " + "jax.vmap(" * outer + "layer" + ")" * outer
-        if is_batch
-        else "",
-    )

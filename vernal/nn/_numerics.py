@@ -26,15 +26,24 @@ def axis_names(axis_name: AxisName) -> tuple[Hashable, ...]:
     return tuple(axis_name) if several else (axis_name,)  # type: ignore[arg-type]
 
 
-def moments(x: Array, axis: tuple[int, ...]) -> tuple[Array, Array]:
+def moments(
+    x: Array, axis: tuple[int, ...], mask: Array | None = None
+) -> tuple[Array, Array]:
     """Mean and biased variance over ``axis``, kept as axes of size 1.
 
     Two passes, so that the variance is right where the mean is much larger than the
-    standard deviation.
+    standard deviation. With a mask that broadcasts against ``x``, they are of the
+    entries where it is true; 0 and 0 if there are none.
     """
     x = x.astype(compute_dtype(x.dtype))
-    mean = jnp.mean(x, axis, keepdims=True)
-    return mean, jnp.mean(jnp.square(x - mean), axis, keepdims=True)
+    if mask is None:
+        mean = jnp.mean(x, axis, keepdims=True)
+        return mean, jnp.mean(jnp.square(x - mean), axis, keepdims=True)
+    mask = jnp.broadcast_to(mask, x.shape)
+    count = jnp.maximum(mask.sum(axis, x.dtype, keepdims=True), 1)
+    mean = jnp.where(mask, x, 0).sum(axis, keepdims=True) / count
+    centered = jnp.where(mask, x - mean, 0)
+    return mean, jnp.square(centered).sum(axis, keepdims=True) / count
 
 
 def normalize(

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._module.fields import field
 from .._module.module import Module
+from ..errors import short
 from ..typing import DTypeLike, Key
-from ._checks import check_floating, check_shape, is_number, is_size, require
+from ._checks import check_floating, check_shape, fail, is_number, is_size, require
 from ._init import default_dtype
 from ._numerics import compute_dtype
 
@@ -26,9 +27,10 @@ class RotaryPositionalEmbedding(Module):
     their positions by the difference only: that is how attention learns distances.
 
     Takes one sequence ``(length, embedding_size)`` to the same shape; positions count
-    from 0. It has no parameters. The output has the dtype of the input, and is computed
-    in at least float32. Sines and cosines are right to 2e-7 at any position below
-    10⁸; of angles that are products in float32, they would be off by 0.005 at 10⁵.
+    from 0, or from ``start`` where a sequence comes in pieces. It has no parameters.
+    The output has the dtype of the input, and is computed in at least float32. Sines
+    and cosines are right to 4e-7 at any position below 10⁸; of angles that are products
+    in float32, they would be off by 0.005 at 10⁵.
 
     Reference: Su et al., *RoFormer: Enhanced Transformer with Rotary Position
     Embedding*, 2021, arXiv:2104.09864. There the pairs are neighboring channels; here,
@@ -124,17 +126,74 @@ class RotaryPositionalEmbedding(Module):
         return jnp.concatenate([-second, first], axis=-1)
 
     def __call__(
-        self, x: Float[Array, "length embedding_size"], *, key: Key | None = None
+        self,
+        x: Float[Array, "length embedding_size"],
+        *,
+        start: Int[Array, ""] | int | None = None,
+        key: Key | None = None,
     ) -> Float[Array, "length embedding_size"]:
-        """Turns one sequence ``(length, embedding_size)``; ``key`` is not used."""
+        """Turns one sequence.
+
+        Arguments:
+            x: the sequence, ``(length, embedding_size)``.
+            start: the position of its first entry, at least 0; it may be traced. By
+                default 0.
+            key: not used.
+
+        Returns:
+            An array like ``x``.
+        """
         check_floating(self, x)
         # To map over the first axis, as is usual, would take heads for positions.
         fix = "for (length, heads, size): jax.vmap(layer, in_axes=1, out_axes=1)"
         sizes: dict[str, Any] = {"embedding_size": self.embedding_size}
         check_shape(self, x, "length embedding_size", batch_fix=fix, **sizes)
         length, size = x.shape
-        tables = self.precompute_freqs_cis(size, length, self.theta, self.dtype)
+        if start is None:
+            tables = self.precompute_freqs_cis(size, length, self.theta, self.dtype)
+        else:
+            _check_start(self, start)
+            steps = jnp.arange(length, dtype=jnp.int32)
+            positions = jnp.asarray(start, jnp.int32) + steps
+            tables = _tables_at(positions, size, self.theta, self.dtype)
         dtype = compute_dtype(x.dtype)
         cos, sin = (jnp.tile(table.astype(dtype), (1, 2)) for table in tables)
         wide = jnp.asarray(x, dtype)
         return (wide * cos + self.rotate_half(wide) * sin).astype(x.dtype)
+
+
+DIGIT = 7  # bits of a position that are looked up together
+
+
+def _tables_at(
+    positions: Int[Array, " length"], size: int, theta: float, dtype: jnp.dtype
+) -> tuple[Float[Array, "length half_size"], Float[Array, "length half_size"]]:
+    """Cosines and sines at any positions below 2²⁸, as exact at large ones.
+
+    A position is a sum of four digits with their places. NumPy knows the angles of all
+    digits in float64, and the theorem of addition puts them together.
+    """
+    frequencies = float(theta) ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+    work = compute_dtype(dtype)
+    shape = (len(positions), size // 2)
+    cos, sin = jnp.ones(shape, work), jnp.zeros(shape, work)
+    for place in range(4):
+        digits = positions >> (DIGIT * place) & (2**DIGIT - 1)
+        angles = np.arange(2**DIGIT)[:, None] * frequencies * 2.0 ** (DIGIT * place)
+        a = jnp.asarray(np.cos(angles), work)[digits]
+        b = jnp.asarray(np.sin(angles), work)[digits]
+        cos, sin = cos * a - sin * b, sin * a + cos * b
+    return cos.astype(dtype), sin.astype(dtype)
+
+
+def _check_start(layer: RotaryPositionalEmbedding, start: Any) -> None:
+    is_traced = getattr(start, "shape", None) == ()
+    if is_size(start, 0) or (is_traced and jnp.issubdtype(start.dtype, jnp.integer)):
+        return
+    fail(
+        layer,
+        "`start` is not a position",
+        expected="an int ≥ 0, or an array () of integers",
+        got=short(repr(start)),
+        fix="for rows with positions of their own, jax.vmap",
+    )

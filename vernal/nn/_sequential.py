@@ -16,7 +16,7 @@ from ..typing import Key
 from ._checks import check_state, fail, require
 from ._simple import Lambda
 from ._stacking import has_slots
-from ._stateful import StatefulLayer
+from ._stateful import MaybeState, StatefulLayer
 
 _UNSET: Any = object()
 
@@ -61,22 +61,23 @@ class Sequential(StatefulLayer):
     def __call__(self, x: Array, *, key: Key | None = None) -> Array: ...
     @overload
     def __call__(
-        self, x: Array, state: State, *, key: Key | None = None
-    ) -> tuple[Array, State]: ...
+        self, x: Array, state: MaybeState, *, key: Key | None = None
+    ) -> tuple[Array, MaybeState]: ...
     def __call__(
-        self, x: Array, state: State = _UNSET, *, key: Key | None = None
-    ) -> Array | tuple[Array, State]:
+        self, x: Array, state: State | None = _UNSET, *, key: Key | None = None
+    ) -> Array | tuple[Array, State | None]:
         """Applies all layers.
 
         Arguments:
             x: the input of the first layer.
-            state: the state of the model; needed if any layer is stateful.
+            state: the state of the model; needed if any layer is stateful. None is
+                for layers that can do without, such as :class:`CachedAttention`.
             key: a PRNG key, split into one for each layer; may be None.
 
         Returns:
             The output of the last layer, and the new state if one was given.
         """
-        if state is not _UNSET:
+        if state is not _UNSET and state is not None:
             check_state(self, state)
         n = len(self.layers)
         keys = [None] * n if key is None else jr.split(key, n)
@@ -88,7 +89,7 @@ class Sequential(StatefulLayer):
             elif state is _UNSET:
                 _fail_stateless(self, i)
             else:
-                x, state = _pair(self, i, layer(x, state=state, **extra))
+                x, state = _pair(self, i, layer(x, state=state, **extra), type(state))
         return x if state is _UNSET else (x, state)
 
     @overload
@@ -122,9 +123,9 @@ def _takes_key(kind: Any) -> bool:
     return any(p.name == "key" or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
-def _pair(model: Sequential, i: int, out: Any) -> tuple[Any, State]:
+def _pair(model: Sequential, i: int, out: Any, kind: type) -> tuple[Any, Any]:
     """What a stateful layer returned, which must be two things."""
-    if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], State):
+    if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], kind):
         return out
     fail(
         model,

@@ -25,7 +25,7 @@ from ._checks import (
     require_key,
 )
 from ._stacking import has_slots, renewed, stacked, take
-from ._stateful import StatefulLayer
+from ._stateful import MaybeState, StatefulLayer
 
 _Layer = TypeVar("_Layer", bound=Callable[..., Any])
 _UNSET: Any = object()
@@ -109,25 +109,27 @@ class Stack(StatefulLayer, Generic[_Layer]):
     def __call__(self, x: Array, *, key: Key | None = None) -> Array: ...
     @overload
     def __call__(
-        self, x: Array, state: State, *, key: Key | None = None
-    ) -> tuple[Array, State]: ...
+        self, x: Array, state: MaybeState, *, key: Key | None = None
+    ) -> tuple[Array, MaybeState]: ...
     def __call__(
-        self, x: PyTree, state: State = _UNSET, *, key: Key | None = None
+        self, x: PyTree, state: Any = _UNSET, *, key: Key | None = None
     ) -> Any:
         """Applies the layers.
 
         Arguments:
             x: the input of the first layer, any pytree of arrays.
-            state: the state, if the layers are stateful.
+            state: the state, if the layers are stateful; None for layers that can do
+                without, such as :class:`CachedAttention`.
             key: a PRNG key; each layer gets its own. None passes none.
 
         Returns:
             The output of the last layer, and the new state if one was passed.
         """
         is_stateful = self.is_stateful()
-        if is_stateful:
+        if is_stateful and state is not None:  # which layers may take, or refuse
             check_state(self, None if state is _UNSET else state)
-        parts = state.substate(self.layers) if is_stateful else None
+        has_state = is_stateful and state is not None
+        parts = state.substate(self.layers) if has_state else None
         keys = None if key is None else jr.split(key, self.depth)
         arrays, rest = partition(self.layers, is_array)
 

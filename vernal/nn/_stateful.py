@@ -1,10 +1,13 @@
 """The base classes by which containers and tools know stateful layers."""
 
 import abc
-from typing import Self
+from typing import Any, TypeVar
 
 from .._module.module import Module
 from .._state.state import State
+
+# What goes in comes out. A layer may take None for a state, and then returns None.
+MaybeState = TypeVar("MaybeState", State, None)
 
 
 class StatefulLayer(Module):
@@ -27,11 +30,11 @@ class RunningStatistics(StatefulLayer):
     """Base class of layers whose statistics :func:`recalibrate` computes anew."""
 
     @abc.abstractmethod
-    def cumulative(self) -> Self:
-        """The layer with fresh statistics, which will be those of all that it sees."""
+    def cumulative(self) -> Any:
+        """A layer whose statistics will be those of all that it sees."""
 
     @abc.abstractmethod
-    def adopted(self, state: State, other: Self, found: State, steps: int) -> State:
+    def adopted(self, state: State, other: Any, found: State, steps: int) -> State:
         """The state with the statistics that the cumulative layer ``other`` found.
 
         Where it saw nothing, they stay. ``steps`` is the number of batches.

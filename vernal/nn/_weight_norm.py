@@ -68,7 +68,8 @@ class WeightNorm(Module, Generic[_Layer]):
         self.layer = layer
         self.weight_name = weight_name
         self.axis = axis
-        size, _, length = _polar(v, axis)
+        kept = None if axis is None else axis % v.ndim
+        size, _, length = _polar(v, tuple(i for i in range(v.ndim) if i != kept))
         self.g = (size * length).astype(v.dtype)
 
     def __call__(self, x: Array, *, key: Key | None = None) -> Array:
@@ -81,21 +82,26 @@ class WeightNorm(Module, Generic[_Layer]):
         Returns:
             The output of the layer.
         """
+        return self.normalized()(x)
+
+    def normalized(self) -> _Layer:
+        """The layer with w as its weight."""
         v = getattr(self.layer, self.weight_name)
-        _, direction, length = _polar(v, self.axis)
+        # Where g has one entry it has been reduced, or there was no more than one. So
+        # this holds for stacked parameters, too, which have more axes in front.
+        axes = tuple(i for i, size in enumerate(self.g.shape) if size == 1)
+        _, direction, length = _polar(v, axes)
         weight = self.g.astype(direction.dtype) * direction / _or_one(length)
-        return with_weight(self.layer, self.weight_name, weight)(x)
+        return with_weight(self.layer, self.weight_name, weight)
 
 
-def _polar(v: Array, axis: int | None) -> tuple[Array, Array, Array]:
-    """The largest entry m of each vector, v / m, and the length of that.
+def _polar(v: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """The largest entry m of each vector on the axes, v / m, and the length of that.
 
     The length is between 1 and a root of the number of entries, so that no square
     overflows or vanishes; or all three are 0. That m is held fixed is no error in the
     gradient of the direction, which does not depend on it.
     """
-    kept = None if axis is None else axis % v.ndim
-    axes = tuple(i for i in range(v.ndim) if i != kept)
     v = jnp.asarray(v, compute_dtype(v.dtype))
     size = jnp.max(jnp.abs(v), axes, keepdims=True, initial=0)
     size = lax.stop_gradient(size)
