@@ -5,7 +5,7 @@ from pathlib import Path
 import tools
 from matplotlib.figure import Figure
 
-COLUMNS, LINES = 64, 17  # of a text that is drawn
+COLUMNS, LINES = 64, 13  # of a text that is drawn
 
 
 def draw(
@@ -16,8 +16,8 @@ def draw(
     prompt: int,
 ) -> None:
     """The speeds at the left; at the right the texts, with their prompts in gray."""
-    figure = Figure(figsize=(15, 9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.05])
     for (name, values), marker in zip(rates.items(), "os", strict=True):
         left.plot(lengths, values, f"-{marker}", label=name)
     left.set_xscale("log", base=2)
@@ -31,7 +31,7 @@ def draw(
     for text in texts:
         for i, (line, start) in enumerate(_lines(text)):
             known = max(0, min(len(line), prompt - start))
-            style = {"family": "monospace", "fontsize": 9.5, "va": "top"}
+            style = {"family": "monospace", "fontsize": 11.5, "va": "top"}
             right.text(0, y + i, line[:known], color="0.6", **style)
             right.text(0, y + i, " " * known + line[known:], **style)
         y += LINES + 1

@@ -9,7 +9,7 @@ import pytest
 # optax mixes dtypes, as any user's program may.
 pytestmark = pytest.mark.relaxed
 
-OPTIONS = ["--steps=40", "--batch-size=8", "--size=16", "--seed=1"]
+OPTIONS = ["--steps=200", "--batch-size=8", "--size=32", "--seed=1"]
 
 
 @pytest.fixture(scope="module")
