@@ -78,6 +78,22 @@ def _frozen(key: Any, dtype: Any) -> Any:
     return nn.join_state(*nn.freeze(model, state, "layers[1]"))
 
 
+def _batched(key: Any, dtype: Any) -> Any:
+    norm = nn.BatchNorm(2, ("batch", "inner"), dtype=dtype)
+    return nn.batched(norm, "inner")
+
+
+def _folded(key: Any, dtype: Any) -> Any:
+    norm = nn.BatchNorm(5, "batch", dtype=dtype)
+    layers = [nn.Linear(3, 5, dtype=dtype, key=key), norm, jax.nn.tanh]
+    model, state = nn.fold_norms(*nn.split_state(nn.Sequential(layers)))
+    return nn.join_state(model, state)
+
+
+def _baked(key: Any, dtype: Any) -> Any:
+    return nn.bake(*nn.split_state(_spectral(key, dtype)))[0].layer
+
+
 def _stack(key: Any, dtype: Any) -> nn.Stack[nn.Sequential]:
     def block(key: Any) -> nn.Sequential:
         linear = nn.Linear(3, 3, dtype=dtype, key=key)
@@ -348,6 +364,9 @@ ROWS = [
         "nn/test_recurrent",
         apply=_lstm,
     ),
+    Row("batched", _batched, (3, 2), "nn/test_batched", stateful=True),
+    Row("fold_norms", _folded, (3,), "nn/test_fold"),
+    Row("bake", _baked, (3,), "nn/test_bake"),
     Row("freeze", _frozen, (3,), "nn/test_freeze", stateful=True),
     *(
         Row(
@@ -450,6 +469,9 @@ ROWS = [
         apply=_vectors,
     ),
 ]
+
+# Classes that functions make, under whose names they are public.
+MADE = {"Frozen", "Batched"}
 
 STATEFUL = [row for row in ROWS if row.stateful]
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.catalogue import ROWS, Row, public_layers
+from tests.catalogue import MADE, ROWS, Row, public_layers
 
 _TESTS = pathlib.Path(__file__).parents[1]
 
@@ -13,7 +13,7 @@ _TESTS = pathlib.Path(__file__).parents[1]
 def test_every_layer_has_a_row() -> None:
     """No public layer escapes the laws."""
     covered = {type(row.split()[0]).__name__ for row in ROWS}
-    assert covered == public_layers()
+    assert covered - MADE == public_layers()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -1,5 +1,6 @@
 """InstanceNorm beside PyTorch and a float64 formula: outputs, averages, gradients."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -17,6 +18,7 @@ from tests.nn.test_batch_norm import assert_close, draw
 from tests.nn.test_batch_norm_devices import count_psums
 from tests.nn.test_batch_norm_masks import draw_mask
 from tests.world import x64
+from vernal import nn
 from vernal.errors import AxisNameError, HyperparameterError, InputError
 from vernal.nn import GroupNorm, InstanceNorm, make_with_state
 
@@ -292,3 +294,19 @@ def test_within_sequential():
     ys, after = vn.nn.batched(model)(draw((4, 3, 5)), state)
     assert ys.shape == (4, 3, 5)
     assert int(after.get(model.layers[1].batch_counter)) == 1
+
+
+def test_merged_states() -> None:
+    """Merged are means over examples, of means and of variances within them."""
+    make = nn.make_with_state(nn.InstanceNorm)
+    norm, state = make(2, running=True, axis_name="batch", momentum=1.0)
+    xs = np.random.default_rng(3).normal(1, 2, (8, 2, 5)).astype(np.float32)
+    xs[:4] += 10
+    halves = [
+        nn.batched(norm)(jnp.asarray(part), copy.copy(state))[1]
+        for part in (xs[:4], xs[4:])
+    ]
+    mean, variance = nn.merge_states(halves).get(norm.batch_state_index)
+    wide = xs.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(2).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, wide.var(2).mean(0), rtol=1e-6)

@@ -126,7 +126,9 @@ class InstanceNorm(StatefulLayer):
         self.bias = jnp.zeros(input_size, dtype) if channelwise_affine else None
         stored = compute_dtype(dtype)
         identity = (jnp.zeros(input_size, stored), jnp.ones(input_size, stored))
-        slots = running_slots(identity, float(momentum), "batch_counter")
+        slots = running_slots(
+            identity, float(momentum), "batch_counter", has_spread=False
+        )
         self.batch_counter, self.batch_state_index = slots if running else (None, None)
         self.input_size = input_size
         self.eps = float(eps)

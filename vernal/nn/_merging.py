@@ -37,7 +37,7 @@ def merge_to_first(values: Sequence[Any], _: _Siblings) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class MergeMoments:
-    """The rule of a mean and a variance: those of the mixture.
+    """The rule of a mean and a variance: usually those of the mixture.
 
     Shares are computed and multiplied in the dtype of the moments. The variance is
     taken around the common mean, so that nothing cancels.
@@ -49,6 +49,9 @@ class MergeMoments:
     momentum: float | None
     """None if the slot counts values, and all of them weigh the same."""
 
+    has_spread: bool = True
+    """Whether the variance is that of all values, or only the mean of variances."""
+
     def __call__(
         self, moments: Sequence[tuple[Array, Array]], sibling: _Siblings
     ) -> tuple[Array, Array]:
@@ -56,8 +59,9 @@ class MergeMoments:
         shares = self._shares(jnp.stack(sibling(self.counter)), means.dtype)
         shares = shares.reshape(shares.shape + (1,) * (means.ndim - shares.ndim))
         mean = jnp.sum(shares * means, 0, keepdims=True)
-        spread = variances + (means - mean) ** 2
-        return mean[0], jnp.sum(shares * spread, 0)
+        if self.has_spread:
+            variances += (means - mean) ** 2
+        return mean[0], jnp.sum(shares * variances, 0)
 
     def _shares(self, counts: Array, dtype: Any) -> Array:
         """How much each state weighs, along the first axis; their sum is 1."""
@@ -79,6 +83,7 @@ def running_slots(
     momentum: float | None,
     counter: str,
     count: Array | None = None,
+    has_spread: bool = True,
 ) -> tuple[StateIndex[Array], StateIndex[tuple[Array, Array]]]:
     """The slots of a layer's counter, which is the attribute ``counter``, and moments.
 
@@ -87,6 +92,6 @@ def running_slots(
     """
     if count is None:
         count = jnp.array(0, identity[0].dtype if momentum is None else jnp.int32)
-    rule = MergeMoments(counter, momentum)
+    rule = MergeMoments(counter, momentum, has_spread)
     slot = StateIndex(count, merge=MergeCounts(momentum))
     return slot, StateIndex(identity, merge=rule)
