@@ -131,9 +131,9 @@ class Keyed(StatefulLayer, Generic[_Layer]):
     >>> net = vn.nn.Sequential([vn.nn.Linear(3, 8, key=k1), vn.nn.Dropout(0.5)])
     >>> model, state = vn.nn.make_with_state(vn.nn.Keyed)(net, "batch", key=k2)
     >>> ys, state = vn.nn.batched(model)(jnp.ones((4, 3)), state)
-    >>> print(state)
-    State of Keyed with 1 slot
-      keys.index  (u32[2], u32[])
+    >>> key, count = state.get(model.keys.index)
+    >>> int(count)
+    1
     """
 
     layer: _Layer
