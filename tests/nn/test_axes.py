@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vernal import nn
-from vernal.errors import AxisNameError
+from vernal.errors import AxisNameError, HyperparameterError
 from vernal.nn import _axes
 
 
@@ -36,8 +36,27 @@ def test_positions():
 
 def test_an_axis_out_of_scope():
     """The message names the axis and the way out."""
-    layer = nn.Identity()
-    with pytest.raises(AxisNameError, match="Identity: no axis named 'x' is in scope"):
-        _axes.require_bound(layer, ("x",))
-    size = jax.vmap(lambda _: _axes.require_bound(layer, ("x",)), axis_name="x")
-    np.testing.assert_array_equal(size(jnp.zeros(3)), 3)
+    layer = nn.RunningNorm(3, ("x", "y"))
+    with pytest.raises(AxisNameError, match=r"RunningNorm: no axis named .'x', 'y'. is"):
+        _axes.count_examples(layer)
+
+
+def test_examples_are_counted():
+    """All named axes count; a whole batch is one."""
+    layer = types.SimpleNamespace(axis_name=("a", "b"))
+    count = jax.vmap(lambda _: _axes.count_examples(layer), axis_name="b")
+    sizes = jax.vmap(count, axis_name="a")(jnp.zeros((2, 3)))
+    np.testing.assert_array_equal(sizes, np.full((2, 3), 6))
+    assert _axes.count_examples(types.SimpleNamespace(axis_name=None)) == 1
+
+
+@pytest.mark.parametrize("name", [0, ("a", "a"), (), ("a", None), ["a", 1]], ids=str)
+def test_what_is_no_name(name):
+    """Positions, names given twice and no names at all are refused; names are kept."""
+    for check in (_axes.require_axis_name, _axes.read_axis_name):
+        with pytest.raises(HyperparameterError, match=r"Layer: .*axis_name"):
+            check("Layer", name)
+    with pytest.raises(HyperparameterError):
+        _axes.require_axis_name("Layer", None)
+    assert _axes.read_axis_name("Layer", ["a", "b"]) == ("a", "b")
+    assert _axes.read_axis_name("Layer", None) is None

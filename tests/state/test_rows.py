@@ -147,3 +147,14 @@ def test_equal_kinds_are_one_layout():
     first = vn.nn.split_state([nn.StateIndex(0)])[1]
     second = vn.nn.split_state([nn.StateIndex(0, per_row=True)])[1]
     assert jax.tree.structure(first) != jax.tree.structure(second)
+
+
+def test_reading_rows(layer):
+    """Outside of a batch a slot with rows is refused; the way out gives the rows."""
+    layer, state = layer
+    state = nn.with_rows(state, 3)
+    with refuses(StateValueError, "`total` gained an axis", "nn.row_axes(state)"):
+        state.get(layer.total)
+    axes = nn.row_axes(state)
+    rows = jax.vmap(lambda s: s.get(layer.total), in_axes=(axes,))(state)
+    assert rows.shape == (3, 2)

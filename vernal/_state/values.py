@@ -83,6 +83,7 @@ def wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
     marker = item.marker
     name = marker.path if isinstance(marker, Slot) else "a slot"
     wanted, found = item.shapes[-1], shapes_of(value)
+    gained_fix = _ROWS_FIX if item.kind.per_row else _GAINED_FIX
     both = zip(found, wanted, strict=True)
     gained = any(len(a or ()) > len(b or ()) for a, b in both)
     what = "gained an axis since it was made" if gained else "has another shape"
@@ -91,7 +92,7 @@ def wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
             f"State.get: the value of `{name}` {what}.",
             expected=f"arrays of shape {', '.join(map(str, wanted))}",
             got=value_text(value),
-            fix=_GAINED_FIX if gained else _SHAPE_FIX,
+            fix=gained_fix if gained else _SHAPE_FIX,
         )
     )
 
@@ -99,5 +100,9 @@ def wrong_shape(item: StateIndex[Any], value: PyTree) -> StateValueError:
 _GAINED_FIX = (
     "return the state with out_axes=None: jax.vmap(model, in_axes=(0, None), "
     "out_axes=(0, None), axis_name=…); read an ensemble's state under vmap"
+)
+_ROWS_FIX = (
+    "call the model by nn.batched(model); to read, jax.vmap(lambda s: s.get(index), "
+    "in_axes=(nn.row_axes(state),))(state)"
 )
 _SHAPE_FIX = "use the State that was made together with this model"

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
-from ..nn._batch_axis import read_axis_name
+from ..nn._axes import read_axis_name
 from ..nn._checks import check_state, is_size, require
 from ..typing import AxisName
 from ._counting import add_count, count_value, merge_counts, zero_count

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
-from ..nn._batch_axis import read_axis_name
+from ..nn._axes import read_axis_name
 from ..nn._checks import check_state, is_number, is_size, require
 from ..nn._numerics import compute_dtype
 from ..typing import AxisName

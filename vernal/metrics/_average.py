@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from .._state.index import StateIndex
 from .._state.state import State
-from ..nn._batch_axis import read_axis_name
+from ..nn._axes import read_axis_name
 from ..nn._checks import check_state
 from ..typing import AxisName
 from ._counting import (

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
-from ..nn._batch_axis import read_axis_name
+from ..nn._axes import read_axis_name
 from ..nn._checks import check_state, fail, is_size, require
 from ..nn._init import default_dtype
 from ..typing import AxisName

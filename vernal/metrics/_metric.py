@@ -11,7 +11,7 @@ from .._module.fields import field
 from .._module.module import Module
 from .._state.index import StateIndex
 from .._state.state import State
-from ..nn._axes import names_of, require_bound
+from ..nn._axes import count_examples, names_of
 from ..nn._batch_moments import sum_over
 from ..nn._checks import check_array, check_state, fail
 from ..typing import Array
@@ -55,7 +55,7 @@ def over_axes(metric: Metric, x: Array) -> Array:
     """Adds up over the named axes what is counted; no gradient is kept."""
     names = names_of(metric.axis_name)
     if names:
-        require_bound(metric, names)
+        count_examples(metric)  # refuses names that are not in scope
         x = sum_over(x, names)
     return lax.stop_gradient(x)
 

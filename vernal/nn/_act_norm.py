@@ -12,16 +12,15 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._axes import count_examples, require_axis_name
 from ._batch_moments import batch_moments
 from ._checks import (
     check_floating,
     check_shape,
     check_state,
-    count_examples,
     is_number,
     is_size,
     require,
-    require_axis_name,
 )
 from ._init import default_dtype
 from ._numerics import axis_names, compute_dtype

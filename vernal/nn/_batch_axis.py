@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._module.module import Module
-from ..typing import Array, AxisName
+from ..typing import Array
+from ._axes import count_examples
 from ._batch_moments import (
     Groups,
     Moments,
@@ -24,9 +25,7 @@ from ._checks import (
     check_floating,
     check_shape,
     check_state,
-    count_examples,
     fail,
-    is_axis_name,
     is_number,
     is_size,
     require,
@@ -69,14 +68,6 @@ def check_sizes(layer: str, input_size: Any, eps: Any, channelwise_affine: Any) 
     require(is_number(eps), layer, "eps", "a number ≥ 0", eps)
     ok, name = isinstance(channelwise_affine, bool), "channelwise_affine"
     require(ok, layer, name, "True or False", channelwise_affine)
-
-
-def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:
-    """The name as it is kept, of one axis or several; None is for a whole batch."""
-    expected = "a name, or several, or None for a whole batch in one array"
-    ok = axis_name is None or is_axis_name(axis_name)
-    require(ok, layer, "axis_name", expected, axis_name)
-    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
 
 
 def read_groups(

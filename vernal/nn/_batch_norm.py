@@ -11,11 +11,11 @@ from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report
 from ..typing import AxisName, DTypeLike, Key
+from ._axes import read_axis_name
 from ._batch_axis import (
     check_input,
     check_sizes,
     normalize_channels,
-    read_axis_name,
     read_groups,
     statistics,
 )

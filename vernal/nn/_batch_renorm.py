@@ -12,11 +12,11 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._axes import read_axis_name
 from ._batch_axis import (
     check_input,
     check_sizes,
     normalize_channels,
-    read_axis_name,
     statistics,
 )
 from ._batch_norm import BatchNorm, adopted_moments, cumulative_norm

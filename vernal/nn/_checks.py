@@ -3,13 +3,12 @@
 import inspect
 import math
 import numbers
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from .._module.callables import BoundMethod, Partial
 from .._module.module import Module
@@ -18,14 +17,12 @@ from .._transform.wrapper import Wrapper
 from .._tree.filters import is_array
 from .._tree.paths import path_text
 from ..errors import (
-    AxisNameError,
     HyperparameterError,
     InputError,
     VernalError,
     report,
     short,
 )
-from ._numerics import axis_names
 
 
 def require(ok: bool, layer: str, name: str, expected: str, got: Any) -> None:
@@ -76,46 +73,6 @@ def require_key(layer: str, key: Any) -> None:
     """
     expected = "a single PRNG key, such as jax.random.key(0)"
     require(is_key(key), layer, "key", expected, key)
-
-
-def is_axis_name(x: Any) -> bool:
-    """Whether ``x`` is a name or several; JAX takes numbers for positions of axes."""
-    names: tuple[Any, ...] = axis_names(x)
-    is_name = [isinstance(x, Hashable) and not isinstance(x, int) for x in names]
-    return all(is_name) and None not in names and len(set(names)) == len(names) > 0
-
-
-def require_axis_name(layer: str, axis_name: Any) -> None:
-    """Refuses what is no name of an axis, nor several.
-
-    Raises:
-        HyperparameterError: if it is not.
-    """
-    ok = is_axis_name(axis_name)
-    require(ok, layer, "axis_name", "a name, or several", axis_name)
-
-
-def count_examples(layer: Any) -> int:
-    """The number of examples on the axes of a layer's ``axis_name``; of None, 1.
-
-    Raises:
-        AxisNameError: a name is not in scope.
-    """
-    name = layer.axis_name
-    if name is None:
-        return 1
-    try:
-        return int(lax.psum(1, axis_names(name)))
-    except NameError:
-        fail(
-            layer,
-            f"no axis named {name!r} is in scope",
-            error=AxisNameError,
-            expected=f"a call under vmap or shard_map with the axis {name!r}",
-            got="a call outside of it, or under another name",
-            fix=f"jax.vmap(model, axis_name={name!r}, in_axes=(0, None), "
-            "out_axes=(0, None)); for inference: inference_mode(model)",
-        )
 
 
 def read_shape(layer: str, shape: int | Iterable[int]) -> tuple[int, ...]:

@@ -14,14 +14,13 @@ from .._state.state import State
 from .._tree.filters import is_inexact_array
 from .._tree.paths import path_text
 from ..typing import AxisName, Key
+from ._axes import count_examples, require_axis_name
 from ._batch_moments import sum_over
 from ._checks import (
     check_state,
-    count_examples,
     fail,
     is_number,
     require,
-    require_axis_name,
 )
 from ._numerics import axis_names, compute_dtype
 from ._running import blend, running_rate

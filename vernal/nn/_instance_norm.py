@@ -10,13 +10,13 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
-from ._batch_axis import check_sizes, read_axis_name, read_mask
+from ._axes import count_examples, read_axis_name
+from ._batch_axis import check_sizes, read_mask
 from ._batch_moments import Moments, sum_over
 from ._checks import (
     check_floating,
     check_shape,
     check_state,
-    count_examples,
     fail,
     is_number,
     require,

@@ -12,8 +12,7 @@ from .._module.module import Module
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, Key
-from ._axes import position
-from ._batch_axis import read_axis_name
+from ._axes import position, read_axis_name
 from ._checks import check_state, require, require_key
 from ._stacking import has_slots
 from ._stateful import StatefulLayer

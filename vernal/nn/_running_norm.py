@@ -14,16 +14,15 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._axes import count_examples, require_axis_name
 from ._batch_moments import sum_over
 from ._checks import (
     check_state,
     check_whole_shape,
-    count_examples,
     fail,
     is_number,
     read_shape,
     require,
-    require_axis_name,
 )
 from ._init import default_dtype
 from ._numerics import axis_names, compute_dtype, normalize

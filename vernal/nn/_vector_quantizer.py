@@ -16,18 +16,17 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
+from ._axes import count_examples, require_axis_name
 from ._batch_moments import sum_over
 from ._checks import (
     check_floating,
     check_shape,
     check_state,
-    count_examples,
     fail,
     is_key,
     is_number,
     is_size,
     require,
-    require_axis_name,
     require_key,
 )
 from ._init import default_dtype, uniform_fan_in
