@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size=(16, "texts in a step"),
         size=(64, "numbers that stand for a character"),
         depth=(2, "blocks of the model"),
-        length=(256, "characters to write"),
+        length=(512, "characters to write"),
     )
     train, test = transformer_data.load()
     alphabet, train_tokens, test_tokens = transformer_data.encode(train, test)
