@@ -37,7 +37,9 @@ def test_positions():
 def test_an_axis_out_of_scope():
     """The message names the axis and the way out."""
     layer = nn.RunningNorm(3, ("x", "y"))
-    with pytest.raises(AxisNameError, match=r"RunningNorm: no axis named .'x', 'y'. is"):
+    with pytest.raises(
+        AxisNameError, match=r"RunningNorm: no axis named .'x', 'y'. is"
+    ):
         _axes.count_examples(layer)
 
 
