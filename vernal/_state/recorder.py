@@ -178,9 +178,6 @@ class StateRecorder(Tabular):
             wrap=4,
         )
 
-    def __repr__(self) -> str:
-        return str(self)
-
 
 def curve(values: Float[np.ndarray, " records"]) -> str:
     """A curve as a line of blocks, from its least to its largest value."""

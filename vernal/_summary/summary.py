@@ -72,9 +72,6 @@ class Summary(Tabular):
     multiply_adds: int
     loops: int
 
-    def __repr__(self) -> str:
-        return str(self)
-
     def table(self) -> Table:
         """The summary as a table of texts."""
         columns = ["layer", "class", "output", "calls"]
