@@ -241,3 +241,55 @@ def test_unknown_modes(mode):
     words = ("unknown value of `donate`", "'all-except-first'", repr(mode))
     with refuses(TransformError, *words):
         vn.filter_jit(f_with_unused, donate=mode)
+
+
+class Layer(vn.Module):
+    weight: jax.Array
+
+    def __call__(self, x):
+        return self.weight * x
+
+
+def test_what_was_donated_is_named():
+    """An argument that an earlier call was given is named, with the way out."""
+
+    @vn.filter_jit(donate="all")
+    def step(model, xs, *rest, scale=1.0, **more):
+        return jax.tree.map(lambda x: 2 * x, (model["layer"], xs, rest, more))
+
+    def fresh():
+        model = {"a": 1, "layer": Layer(jnp.ones(2)), "name": "x"}
+        return (model, jnp.ones(3), jnp.ones(4)), {"more": [jnp.ones(5)]}
+
+    places = ["model['layer'].weight", "xs", "rest[0]", "more['more'][0]"]
+    for i, place in enumerate(places):
+        args, kwargs = fresh()
+        arrays = [x for x in jax.tree.leaves((args, kwargs)) if vn.is_array(x)]
+        arrays[i].delete()
+        with refuses(TransformError, f"step: the buffer of `{place}`", "jnp.copy"):
+            step(*args, **kwargs)
+    args, kwargs = fresh()
+    step(*args, **kwargs)
+    with refuses(TransformError, "step: the buffer of `", "earlier call"):
+        step(*args, **kwargs)
+
+
+def test_a_donated_module_is_named():
+    """The arrays of a Module that is called have its name."""
+    call = vn.filter_jit(Layer(jnp.ones(3)), donate="all")
+    call(jnp.ones(3))
+    with refuses(TransformError, "the buffer of `Layer.weight`"):
+        call(jnp.ones(3))
+
+
+def test_other_errors_of_calls_with_deleted_arrays():
+    """Only an error about buffers is explained like that."""
+
+    @vn.filter_jit
+    def step(x):
+        raise ValueError("mine")
+
+    x = jnp.ones(3)
+    x.delete()
+    with pytest.raises(ValueError, match="mine"):
+        step(x)

@@ -5,10 +5,14 @@ with pages of text in which the number of our failure stands; by that number the
 that the user is to see is found here.
 """
 
+import inspect
 import itertools
 import re
 from typing import Any
 
+import jax.tree_util as jtu
+
+from .._tree.paths import path_text
 from ..errors import CheckError
 from .jaxprs import equations
 
@@ -43,3 +47,28 @@ def reveal_failure(error: Exception, function: str) -> None:
 def has_checks(jaxpr: Any) -> bool:
     """Whether a check is somewhere in a jaxpr, or in one inside of it."""
     return any(equation.params.get("name") == CHECK for equation in equations(jaxpr))
+
+
+def first_deleted(error: Exception, arrays: list[Any]) -> int | None:
+    """The place of an array without a buffer, if that is what ``error`` is about."""
+    if "deleted" not in str(error):
+        return None
+    gone = [getattr(x, "is_deleted", bool)() for x in arrays]
+    return gone.index(True) if True in gone else None
+
+
+def argument_name(fun: Any, args: Any, kwargs: Any, leaf: Any) -> str:
+    """How the user would write a leaf of the arguments: ``model.linear.weight``."""
+    try:
+        arguments = dict(inspect.signature(fun).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):  # it has no signature, or another one
+        arguments = {"args": args, "kwargs": kwargs}
+    arguments[getattr(fun, "__name__", "function")] = fun
+    for path, x in jtu.tree_leaves_with_path(arguments):
+        if x is leaf:
+            return str(path[0].key) + _dotted(path_text(path[1:]))
+    return "an argument"
+
+
+def _dotted(place: str) -> str:
+    return place if not place or place[0] == "[" else f".{place}"

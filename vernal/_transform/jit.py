@@ -17,7 +17,7 @@ from .._module.fields import field
 from .._module.register import is_function
 from .._tree.filters import is_array
 from ..errors import TransformError, report
-from .failures import has_checks, reveal_failure
+from .failures import argument_name, first_deleted, has_checks, reveal_failure
 from .silence import restoring, silence_donation
 from .split import ARRAY, Layout, is_abstract, merge, split, unhashable
 from .wrapper import Wrapper, check_callable
@@ -95,7 +95,26 @@ class _Compiled:
             return jax.block_until_ready(out) if self.has_checks else out
         except Exception as error:
             reveal_failure(error, self.name)
+            gone = first_deleted(error, arrays)
+            if gone is not None:
+                raise self.was_donated(gone, len(arrays)) from None
             raise
+
+    def was_donated(self, gone: int, count: int) -> TransformError:
+        """Explains which array is no longer there, by the name of its argument."""
+        marks = [object() for _ in range(count)]
+        tree = merge(marks, self.layout.treedef, self.layout.static)
+        fun, args, kwargs = tree if self.has_fun else (self.fun, *tree)
+        place = argument_name(fun, args, kwargs, marks[gone])
+        return TransformError(
+            report(
+                f"{self.name}: the buffer of `{place}` is no longer there.",
+                expected="arguments that no call has been given to keep",
+                got="an array that was donated to an earlier call, or deleted",
+                fix="go on with what that call returned: state = step(state); or make "
+                "a copy before, jax.tree.map(jnp.copy, state)",
+            )
+        )
 
     def look_for_checks(self, kept: list[Any], donated: list[Any]) -> None:
         """Runs after each compilation; the trace that it asks for is at hand."""
