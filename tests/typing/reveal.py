@@ -43,6 +43,19 @@ assert_type(
     vn.load(file, state, strict=False),
     tuple[vn.nn.State, vn.checkpoint.LoadReport],
 )
+
+
+@vn.filter_jit(donate="all-except-first")
+@vn.debug.assert_max_traces(max_traces=None)
+@vn.filter_checkpoint
+def scaled(x: jax.Array, name: str, *, rate: float = 1.0) -> tuple[jax.Array, str]:
+    """A function whose signature stays known through the decorators."""
+    return rate * x, name
+
+
+assert_type(scaled(jnp.ones(2), "x", rate=2.0), tuple[jax.Array, str])
+assert_type(vn.filter_jit(scaled)(jnp.ones(2), "x"), tuple[jax.Array, str])
+scaled(jnp.ones(2), 3)  # type: ignore[arg-type]  # a name is a text
 assert_type(
     state.set(counter.index, jnp.array(1)), vn.nn.State
 )  # and last: it is used up

@@ -8,7 +8,7 @@ waits for the device, and whatever can be done once per trace is done there.
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 import jax
 
@@ -21,6 +21,9 @@ from .failures import argument_name, first_deleted, has_checks, reveal_failure
 from .silence import restoring, silence_donation
 from .split import ARRAY, Layout, is_abstract, merge, split, unhashable
 from .wrapper import Wrapper, check_callable
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Donate = Literal["all", "all-except-first", "warn", "warn-except-first", "none"]
 _DONATE = ("all", "all-except-first", "warn", "warn-except-first", "none")
@@ -59,7 +62,7 @@ jax.tree_util.register_pytree_node(
 class _Compiled:
     """The jitted function for one layout of the arguments."""
 
-    def __init__(self, wrapper: "_JitWrapper", layout: Layout) -> None:
+    def __init__(self, wrapper: "_JitWrapper[..., Any]", layout: Layout) -> None:
         self.layout = layout
         self.has_fun = not is_function(wrapper.fun)
         self.fun = None if self.has_fun else wrapper.fun
@@ -184,12 +187,12 @@ def clear_caches() -> None:
     jax.clear_caches()
 
 
-class _JitWrapper(Wrapper):
+class _JitWrapper(Wrapper, Generic[_P, _T]):
     donate: str = field(static=True)
     options: tuple[tuple[str, Any], ...] = field(static=True)
     cache: Cache = field(static=True, repr=False)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         compiled, arrays = _lookup(self, args, kwargs)
         return compiled.run(compiled.jitted, arrays)
 
@@ -200,7 +203,7 @@ class _JitWrapper(Wrapper):
 
 
 def _lookup(
-    wrapper: _JitWrapper,
+    wrapper: _JitWrapper[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     is_traced: Callable[[Any], bool] = is_array,
@@ -235,7 +238,9 @@ class Lowered:
         lowered: the ``jax.stages.Lowered`` inside.
     """
 
-    def __init__(self, wrapper: _JitWrapper, inner: _Compiled, lowered: Any) -> None:
+    def __init__(
+        self, wrapper: _JitWrapper[..., Any], inner: _Compiled, lowered: Any
+    ) -> None:
         self._wrapper = wrapper
         self._inner = inner
         self.lowered = lowered
@@ -257,7 +262,9 @@ class Compiled:
         compiled: the ``jax.stages.Compiled`` inside, with its cost and memory analysis.
     """
 
-    def __init__(self, wrapper: _JitWrapper, inner: _Compiled, compiled: Any) -> None:
+    def __init__(
+        self, wrapper: _JitWrapper[..., Any], inner: _Compiled, compiled: Any
+    ) -> None:
         self._wrapper = wrapper
         self._inner = inner
         self.compiled = compiled
@@ -279,11 +286,11 @@ class Compiled:
 @overload
 def filter_jit(
     *, donate: Donate = "none", **jitkwargs: Any
-) -> Callable[[Callable[..., Any]], _JitWrapper]: ...
+) -> Callable[[Callable[_P, _T]], _JitWrapper[_P, _T]]: ...
 @overload
 def filter_jit(
-    fun: Callable[..., Any], *, donate: Donate = "none", **jitkwargs: Any
-) -> _JitWrapper: ...
+    fun: Callable[_P, _T], *, donate: Donate = "none", **jitkwargs: Any
+) -> _JitWrapper[_P, _T]: ...
 def filter_jit(
     fun: Callable[..., Any] | None = None, *, donate: Donate = "none", **jitkwargs: Any
 ) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 
@@ -14,6 +14,9 @@ from .split import hide, reveal
 from .wrapper import Wrapper, check_callable
 
 Policy = Callable[..., Any]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class _CheckpointWrapper(Wrapper):
@@ -34,11 +37,11 @@ class _CheckpointWrapper(Wrapper):
 @overload
 def filter_checkpoint(
     *, prevent_cse: bool = True, policy: Policy | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
 @overload
 def filter_checkpoint(
-    fun: Callable[..., Any], *, prevent_cse: bool = True, policy: Policy | None = None
-) -> Callable[..., Any]: ...
+    fun: Callable[_P, _T], *, prevent_cse: bool = True, policy: Policy | None = None
+) -> Callable[_P, _T]: ...
 def filter_checkpoint(
     fun: Callable[..., Any] | None = None,
     *,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .._module.callables import module_update_wrapper
 from .._module.fields import field
@@ -10,6 +10,9 @@ from .._transform.wrapper import Wrapper, check_callable
 from .._tree.format import tree_pformat
 from ..errors import TraceCountError, TransformError, report, short
 from ._signature import Signature, changes, describe
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class _Count:
@@ -36,11 +39,11 @@ class _MaxTraces(Wrapper):
 @overload
 def assert_max_traces(
     *, max_traces: int | None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]: ...
 @overload
 def assert_max_traces(
-    fn: Callable[..., Any], *, max_traces: int | None
-) -> Callable[..., Any]: ...
+    fn: Callable[_P, _T], *, max_traces: int | None
+) -> Callable[_P, _T]: ...
 def assert_max_traces(
     fn: Callable[..., Any] | None = None, *, max_traces: int | None
 ) -> Any:
