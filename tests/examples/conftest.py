@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import signal
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,14 @@ class Outcome(NamedTuple):
         """The losses of a part of the training that were printed."""
         lines = [x for x in self.text.splitlines() if x.startswith(part)]
         return [float(line.split("loss")[1].split()[0]) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Programs that a test starts hear Ctrl-C, also if the tests run in background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

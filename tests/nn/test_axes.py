@@ -61,4 +61,5 @@ def test_what_is_no_name(name):
     with pytest.raises(HyperparameterError):
         _axes.require_axis_name("Layer", None)
     assert _axes.read_axis_name("Layer", ["a", "b"]) == ("a", "b")
+    assert _axes.read_axis_name("Layer", "ab") == "ab"
     assert _axes.read_axis_name("Layer", None) is None

@@ -5,17 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vernal.errors import HyperparameterError, InputError
+from vernal.errors import InputError
 from vernal.nn import BatchNorm, _batch_axis, make_with_state
-
-
-def test_read_axis_name():
-    """A list becomes a hashable tuple; None stays, and numbers are refused."""
-    assert _batch_axis.read_axis_name("Layer", ["a", "b"]) == ("a", "b")
-    assert _batch_axis.read_axis_name("Layer", "ab") == "ab"
-    assert _batch_axis.read_axis_name("Layer", None) is None
-    with pytest.raises(HyperparameterError, match="Layer: bad argument `axis_name`"):
-        _batch_axis.read_axis_name("Layer", 0)
 
 
 def test_read_groups():
