@@ -42,6 +42,13 @@ def _watched() -> dict[str, object]:
     return {name: getattr(jax.config, name) for name in _WATCHED}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def room_to_count(request: pytest.FixtureRequest) -> None:
+    """JAX counts compilations as long as it remembers less than 8,192 functions."""
+    if "retrace" in request.node.name:
+        jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def strict_world(request: pytest.FixtureRequest) -> Iterator[None]:
     """Relaxes promotion where a test is marked so; no setting may be left changed."""

@@ -278,3 +278,20 @@ def test_not_jitted():
         explain_retrace(apply)
     with refuses(TransformError, "explain_retrace", "not callable"):
         explain_retrace(3)
+
+
+@pytest.mark.parametrize("jit", [jax.jit, vn.filter_jit])
+def test_without_a_count(jit, monkeypatch):
+    """Where JAX counts no compilations, arguments are compared, or traces counted."""
+    monkeypatch.setattr("vernal.debug._retrace.compilations", lambda jitted: 0)
+    step = explain_retrace(jit(lambda xs: 2 * xs))
+    for _ in range(3):
+        step(ONES)
+    assert "compiled once in 3 calls" in str(step)
+    for again in (True, False):
+        with warnings.catch_warnings(record=True, action="always") as found:
+            step(jnp.ones(1))
+        assert len(found) == again
+    step(ONES)
+    (text,) = step.explanations
+    assert "in call 4:\n  `xs` changed float32(3,) -> float32(1,)" in text

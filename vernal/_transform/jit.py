@@ -76,6 +76,7 @@ class _Compiled:
         traced.__name__ = self.name  # type: ignore[attr-defined]
         self.jitted = jax.jit(traced, **options)
         self.is_new = self.has_checks = False
+        self.traces = 0
 
     def arrange(self, arrays: list[Any]) -> tuple[list[Any], list[Any]]:
         """Orders arrays into those that are kept and those that are donated."""
@@ -134,6 +135,7 @@ class _Compiled:
     def trace(self, kept: list[Any], donated: list[Any]) -> _Output:
         """The function that JAX traces; runs in Python once per compilation."""
         self.is_new = True
+        self.traces += 1
         if self.quiet:
             silence_donation()
         a = self.first
@@ -229,6 +231,11 @@ def is_filter_jit(fun: Any) -> bool:
 def jitted_functions(wrapper: Any) -> list[Any]:
     """The functions of ``jax.jit`` that a wrapper has made so far, one per layout."""
     return [compiled.jitted for compiled in wrapper.cache.values()]
+
+
+def count_traces(wrapper: Any) -> int:
+    """How often the function was traced, for all layouts together."""
+    return sum(compiled.traces for compiled in wrapper.cache.values())
 
 
 class Lowered:

@@ -11,7 +11,7 @@ from .._compat import compilations
 from .._module.callables import Partial, module_update_wrapper
 from .._module.fields import field
 from .._module.register import is_function
-from .._transform.jit import is_filter_jit, jitted_functions
+from .._transform.jit import count_traces, is_filter_jit, jitted_functions
 from .._transform.wrapper import Wrapper, check_callable
 from .._tree.format import innermost
 from ..errors import TransformError, report, short
@@ -56,8 +56,11 @@ class Explained(Wrapper):
         history.calls += 1
         # Only now, and only if it was compiled, are the arguments looked at: of arrays
         # that were donated everything but the values is still there.
-        if _count(self.fun) > before:
-            _note(self, args, kwargs, is_first=before == history.compiled == 0)
+        count = _count(self.fun)
+        is_counted = any(a > b for a, b in zip(count, before, strict=True))
+        if is_counted or (not any(count) and _is_new(self, args, kwargs)):
+            is_first = not any(before) and not history.compiled
+            _note(self, args, kwargs, is_first)
         return out
 
     @property
@@ -126,10 +129,11 @@ def _parts(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return fn, (), {}
 
 
-def _count(fn: Any) -> int:
-    """How many compilations of a jitted function there are."""
+def _count(fn: Any) -> tuple[int, int]:
+    """How often a jitted function was traced, as far as is known, and compiled."""
     inner, _, _ = _parts(fn)
-    jitted = jitted_functions(inner) if is_filter_jit(inner) else [inner]
+    is_filtered = is_filter_jit(inner)
+    jitted = jitted_functions(inner) if is_filtered else [inner]
     counts = [compilations(x) for x in jitted]
     if None in counts:
         raise TransformError(
@@ -140,7 +144,20 @@ def _count(fn: Any) -> int:
                 fix="explain_retrace(jax.jit(fn))",
             )
         )
-    return sum(n for n in counts if n)
+    traces = count_traces(inner) if is_filtered else 0
+    return traces, sum(n for n in counts if n)
+
+
+def _is_new(self: Explained, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether no call was like this one.
+
+    JAX does not count compilations of functions that it has no room to remember, in a
+    program with more than 8,192 of them.
+    """
+    fun, first, held = _parts(self.fun)
+    now = _describe_call(fun, (*first, *args), {**held, **kwargs})
+    same = same_value if is_filter_jit(fun) else same_type
+    return all(changes(before, now, same) for before in self.history.signatures)
 
 
 def _note(
