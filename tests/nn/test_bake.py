@@ -356,7 +356,7 @@ def test_errors() -> None:
     with message("bake: `['a'].pytree[0]` is inside of a Shared", "WeightNorm, which"):
         bake(model, state)
     model, state = make_with_state(spectral)()
-    with refuses(StateError, "bake: the second argument is not a State", "tuple"):
+    with refuses(StateError, "bake: `state` is not a State", "tuple"):
         bake(model, ())
     with pytest.raises(ForeignStateError, match="Linear"):
         bake(model, nn.State(linear()))

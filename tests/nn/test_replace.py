@@ -52,7 +52,7 @@ def test_unaliased() -> None:
     assert jax.tree.structure(tree) == jax.tree.structure(model)
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(model), strict=True)
     assert all(a is b for a, b in pairs)
-    with refuses(StateError, "f: the second argument is not a State", "dict"):
+    with refuses(StateError, "f: `state` is not a State", "dict"):
         unaliased("f", model, {})
 
 

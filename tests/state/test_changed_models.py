@@ -135,3 +135,27 @@ def test_forgotten_steps(trained):
     with refuses(ForeignStateError, "`['norm'].batch_counter`", "join_state"):
         nn.join_state(other, state)
     assert len(other_state._layout.names) == 2
+
+
+NO_STATE = {
+    "join_state": lambda model, state, bad: nn.join_state(model, bad),
+    "reset": lambda model, state, bad: nn.reset(model, state, bad),
+    "with_rows": lambda model, state, bad: nn.with_rows(bad, 3),
+    "row_axes": lambda model, state, bad: nn.row_axes(bad),
+    "reset_rows": lambda model, state, bad: nn.reset_rows(state, bad, jnp.ones(3)),
+    "recalibrate": lambda model, state, bad: nn.recalibrate(model, bad, [XS]),
+    "freeze": lambda model, state, bad: nn.freeze(model, bad, "head"),
+    "unfreeze": lambda model, state, bad: nn.unfreeze(model, bad),
+    "fold_norms": lambda model, state, bad: nn.fold_norms(model, bad),
+    "bake": lambda model, state, bad: nn.bake(model, bad),
+    "state_diff": lambda model, state, bad: nn.state_diff(state, bad),
+}
+
+
+@pytest.mark.parametrize("name", NO_STATE)
+def test_what_is_no_state(trained, name):
+    """A model in the place of a state, say, is refused by the name of the function."""
+    for bad in (None, {}, trained[0]):
+        words = (f"{name}: `", "is not a State", type(bad).__name__, "make_with_state")
+        with refuses(StateError, *words):
+            NO_STATE[name](*trained, bad)

@@ -90,5 +90,5 @@ def test_refused(pair):
         nn.state_diff(old, new)
     with refuses(StateError, "`[0].index['key']` is traced", "outside of jit"):
         jax.jit(lambda s: nn.state_diff(s, s))(old)
-    with refuses(StateError, "state_diff: the argument is not a State", "list"):
+    with refuses(StateError, "state_diff: `new` is not a State", "list"):
         nn.state_diff(old, [])

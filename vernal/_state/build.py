@@ -7,7 +7,7 @@ import jax
 
 from .index import Fresh, changed_index, is_index, renewed_index, shapes_of
 from .naming import named_slots
-from .state import State
+from .state import State, require_state
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -90,6 +90,7 @@ def join_state(model: _T, state: State) -> _T:
     >>> body = vn.nn.join_state(body, body_state)
     >>> model, state = vn.nn.split_state({"body": body, "head": vn.nn.Identity()})
     """
+    require_state("join_state", state)
     markers: dict[Any, Fresh] = {}
 
     def fill(x: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from .._tree.paths import path_text
 from .._tree.table import Table, Tabular
 from ..errors import StateError, report
-from .state import State
+from .state import State, require_state
 
 
 class Change(NamedTuple):
@@ -97,6 +97,8 @@ def state_diff(old: State, new: State) -> StateDiff:
       batch_state_index[0]  float32(2,)   2 of 2        5    from 0
       batch_state_index[1]  float32(2,)   1 of 2        1    70.71%
     """
+    require_state("state_diff", old, "old")
+    require_state("state_diff", new, "new")
     before, after = _arrays(old), _arrays(new)
     changes, same = [], []
     for name in {**before, **after}:
@@ -109,14 +111,6 @@ def state_diff(old: State, new: State) -> StateDiff:
 
 
 def _arrays(state: State) -> dict[str, np.ndarray]:
-    if not isinstance(state, State):
-        raise StateError(
-            report(
-                "state_diff: the argument is not a State.",
-                expected="two States",
-                got=type(state).__name__,
-            )
-        )
     found = {}
     for path, leaf in jtu.tree_leaves_with_path(state):
         name = path[0].key + path_text(path[1:])

@@ -12,7 +12,7 @@ from .._tree.table import Table, Tabular
 from ..errors import StateError, report
 from .display import BLOCKS
 from .health import History, verdict
-from .state import State
+from .state import State, require_state
 
 _WIDTH = 24  # blocks in a curve
 
@@ -62,7 +62,7 @@ class StateRecorder(Tabular):
     """
 
     def __init__(self, capacity: int = 512) -> None:
-        if capacity < 32:
+        if type(capacity) is not int or capacity < 32:
             raise StateError(
                 report(
                     "StateRecorder: bad argument `capacity`.",
@@ -93,6 +93,7 @@ class StateRecorder(Tabular):
         self._calls += 1
         if is_skipped:
             return
+        require_state("StateRecorder.record", state)
         values, layout = state.tree_flatten()
         if layout.names != self._slots:
             self._start(layout.names, values)

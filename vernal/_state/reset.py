@@ -8,7 +8,7 @@ from ..errors import StateError, report
 from ..typing import PyTree
 from .index import StateIndex
 from .naming import indices
-from .state import State
+from .state import State, require_state
 
 
 def reset(
@@ -44,6 +44,8 @@ def reset(
     >>> int(state.get(norm.batch_counter))
     0
     """
+    require_state("reset", state)
+    require_state("reset", initial, "initial")
     parts = select("reset", model, "*" if where is None else where)
     found: list[StateIndex[Any]] = [i for _, part in parts for i in indices(part)]
     if not found:

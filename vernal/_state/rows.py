@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..errors import StateError, StateValueError, report
 from ..typing import Array
-from .state import State, make_state
+from .state import State, make_state, require_state
 
 
 def with_rows(state: State, size: Any) -> State:
@@ -43,6 +43,7 @@ def with_rows(state: State, size: Any) -> State:
     >>> ys
     Array([2., 1., 4.], dtype=float32)
     """
+    require_state("with_rows", state)
     is_number = isinstance(size, int) and not isinstance(size, bool)
     if not is_number or size < 1:
         raise StateError(
@@ -69,6 +70,7 @@ def row_axes(state: State) -> Any:
     >>> vn.nn.row_axes(state) is None
     True
     """
+    require_state("row_axes", state)
     layout = state._layout
     if not any(kind.per_row for kind in layout.kinds):
         return None
@@ -97,6 +99,8 @@ def reset_rows(state: State, initial: State, rows: Array) -> State:
     >>> initial = vn.nn.with_rows(state, 2)
     >>> state = vn.nn.reset_rows(initial, initial, jnp.array([True, False]))
     """
+    require_state("reset_rows", state)
+    require_state("reset_rows", initial, "initial")
     if state._layout != initial._layout:
         raise StateError(
             report(

@@ -272,6 +272,19 @@ class State:
         return make_state(values, self._layout)
 
 
+def require_state(what: str, state: Any, name: str = "state") -> None:
+    """Refuses what is no State: the argument ``name`` of the function ``what``."""
+    if not isinstance(state, State):
+        raise StateError(
+            report(
+                f"{what}: `{name}` is not a State.",
+                expected="a State of the model, as make_with_state returns it",
+                got=type(state).__name__,
+                fix="model, state = make_with_state(…)(…)",
+            )
+        )
+
+
 def make_state(values: dict[Hashable, Any], layout: Layout) -> State:
     """A State with these values, one for each key of the layout."""
     state = object.__new__(State)

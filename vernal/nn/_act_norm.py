@@ -107,7 +107,6 @@ class ActNorm(StatefulLayer):
         dtype: DTypeLike | None = None,
     ) -> None:
         require(is_size(input_size), "ActNorm", "input_size", "an int ≥ 1", input_size)
-        require_axis_name("ActNorm", axis_name)
         require(is_number(eps), "ActNorm", "eps", "a number ≥ 0", eps)
         dtype = default_dtype(dtype)
         is_real = jnp.issubdtype(dtype, jnp.floating)
@@ -120,7 +119,7 @@ class ActNorm(StatefulLayer):
             Start(jnp.array(False), zeros, ones), merge=_merge_to_known
         )
         self.input_size = input_size
-        self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+        self.axis_name = require_axis_name("ActNorm", axis_name)
         self.eps = float(eps)
         self.inference = inference
 

@@ -33,14 +33,15 @@ def is_axis_name(x: Any) -> bool:
     return all(is_name) and None not in names and len(set(names)) == len(names) > 0
 
 
-def require_axis_name(layer: str, axis_name: Any) -> None:
-    """Refuses what is no name of an axis, nor several.
+def require_axis_name(layer: str, axis_name: Any) -> Any:
+    """The name as it is kept, of one axis or several.
 
     Raises:
-        HyperparameterError: if it is not.
+        HyperparameterError: it is neither.
     """
     ok = is_axis_name(axis_name)
     require(ok, layer, "axis_name", "a name, or several", axis_name)
+    return tuple(axis_name) if isinstance(axis_name, list) else axis_name
 
 
 def read_axis_name(layer: str, axis_name: AxisName | None) -> Any:

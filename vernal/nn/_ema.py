@@ -14,7 +14,7 @@ from .._state.state import State
 from .._tree.filters import is_inexact_array
 from .._tree.paths import path_text
 from ..typing import AxisName, Key
-from ._axes import count_examples, require_axis_name
+from ._axes import count_examples, read_axis_name
 from ._batch_moments import sum_over
 from ._checks import (
     check_state,
@@ -110,14 +110,12 @@ class ExponentialMovingAverage(StatefulLayer):
         require(bool(values), name, "tree", "a tree with floating arrays", tree)
         ok = is_number(decay, maximum=1)
         require(ok, name, "decay", "a number from 0 to 1", decay)
-        if axis_name is not None:
-            require_axis_name(name, axis_name)
         zeros = {
             k: jnp.zeros_like(a, compute_dtype(a.dtype)) for k, a in values.items()
         }
         self.average_index = StateIndex(Average(jnp.array(0, jnp.int32), zeros))
         self.decay = float(decay)
-        self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+        self.axis_name = read_axis_name(name, axis_name)
         self.inference = inference
 
     def __call__(

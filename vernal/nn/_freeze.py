@@ -10,7 +10,7 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.naming import indices
 from .._state.slots import add_slot, drop_slot
-from .._state.state import State
+from .._state.state import State, require_state
 from .._tree.filters import is_inexact_array
 from .._tree.paths import path_text
 from .._tree.select import Path, Where, select, walk
@@ -102,7 +102,7 @@ def freeze(model: _Model, state: State, where: Where) -> tuple[Frozen[_Model], S
     >>> len(jax.tree.leaves(model))
     6
     """
-    _check_state("freeze", state)
+    require_state("freeze", state)
     paths: list[Path] = []
     if isinstance(model, Frozen):
         names = model.names
@@ -149,7 +149,7 @@ def unfreeze(model: Any, state: State) -> tuple[Any, State]:
     >>> model.weight.shape
     (1, 3)
     """
-    _check_state("unfreeze", state)
+    require_state("unfreeze", state)
     found: list[Frozen[Any]] = []
 
     def thaw(node: Any) -> Any:
@@ -218,14 +218,3 @@ def _only_state(layer: Frozen[Any], args: Any, kwargs: Any) -> State:
         expected="y, state = model(x, state), as the state has the frozen parameters",
         got=f"{len(args) + len(kwargs)} argument(s), none of them a State",
     )
-
-
-def _check_state(what: str, state: Any) -> None:
-    if not isinstance(state, State):
-        raise StateError(
-            report(
-                f"{what}: `state` is not a State.",
-                expected="the State of the model, as make_with_state returns it",
-                got=type(state).__name__,
-            )
-        )

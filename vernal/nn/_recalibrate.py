@@ -10,12 +10,13 @@ import jax.tree_util as jtu
 from .._state.build import join_state, split_state
 from .._state.index import changed_index, is_index
 from .._state.naming import indices
-from .._state.state import State
+from .._state.state import State, require_state
 from .._transform.jit import filter_jit
 from .._tree.select import Path, Where, select, walk
 from ..errors import InputError, StateError, report
 from ..typing import PyTree
 from ._batched import Batched, batched
+from ._checks import require
 from ._freeze import frozen_paths
 from ._mode import inference_mode
 from ._stateful import RunningStatistics
@@ -67,7 +68,8 @@ def recalibrate(
 
     Raises:
         InputError: there is no batch.
-        StateError: there is nothing to recalibrate.
+        StateError: there is nothing to recalibrate, or ``state`` is no State.
+        HyperparameterError: ``batches`` cannot be iterated over.
         TreeError: ``where`` means nothing in this model.
         ForeignStateError: ``state`` is not the state of this model.
 
@@ -78,6 +80,9 @@ def recalibrate(
     >>> state.get(norm.batch_state_index)
     (Array([4.], dtype=float32), Array([6.8], dtype=float32))
     """
+    require_state("recalibrate", state)
+    ok = isinstance(batches, Iterable)
+    require(ok, "recalibrate", "batches", "inputs, one after the other", batches)
     chosen = _chosen(model, where)
     probe, found = split_state(_cumulative(join_state(model, state), chosen))
     steps = 0

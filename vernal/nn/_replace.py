@@ -7,10 +7,10 @@ import jax
 import jax.tree_util as jtu
 
 from .._module.module import Module
-from .._state.state import State
+from .._state.state import State, require_state
 from .._tree._handles import visit
 from .._tree.paths import path_text
-from ..errors import StateError, TreeError, report
+from ..errors import TreeError, report
 from ..typing import Array, Key, PyTree
 from ._sequential import Sequential
 from ._shared import Shared
@@ -71,15 +71,7 @@ def unaliased(name: str, model: _T, state: Any) -> _T:
     Raises:
         StateError: the second argument of the function ``name`` is no State.
     """
-    if not isinstance(state, State):
-        raise StateError(
-            report(
-                f"{name}: the second argument is not a State.",
-                expected="the State that belongs to the model",
-                got=type(state).__name__,
-                fix=f"model, state = {name}(model, state)",
-            )
-        )
+    require_state(name, state)
     return jax.tree.map(lambda x: x, model)
 
 

@@ -115,7 +115,6 @@ class RunningNorm(StatefulLayer):
         dtype: DTypeLike | None = None,
     ) -> None:
         self.shape = read_shape("RunningNorm", shape)
-        require_axis_name("RunningNorm", axis_name)
         require(is_number(eps), "RunningNorm", "eps", "a number ≥ 0", eps)
         ok = clip is None or (is_number(clip) and clip > 0)
         require(ok, "RunningNorm", "clip", "a number > 0, or None", clip)
@@ -126,7 +125,7 @@ class RunningNorm(StatefulLayer):
         zeros, ones = jnp.zeros(self.shape, stored), jnp.ones(self.shape, stored)
         nothing = Moments(jnp.array(0, jnp.int32), zeros, ones)
         self.moments_index = StateIndex(nothing, merge=_merge_all)
-        self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+        self.axis_name = require_axis_name("RunningNorm", axis_name)
         self.eps = float(eps)
         self.clip = None if clip is None else float(clip)
         self.inference = inference

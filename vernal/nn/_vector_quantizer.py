@@ -16,7 +16,7 @@ from .._module.fields import field
 from .._state.index import StateIndex
 from .._state.state import State
 from ..typing import AxisName, DTypeLike, Key
-from ._axes import count_examples, require_axis_name
+from ._axes import count_examples, position, require_axis_name
 from ._batch_moments import sum_over
 from ._checks import (
     check_floating,
@@ -159,7 +159,6 @@ class VectorQuantizer(StatefulLayer):
 
         check(is_size(num_codes), "num_codes", "an int ≥ 1", num_codes)
         check(is_size(code_size), "code_size", "an int ≥ 1", code_size)
-        require_axis_name("VectorQuantizer", axis_name)
         ok = is_number(decay, maximum=1)
         check(ok, "decay", "a number from 0 to 1", decay)
         check(is_number(revive_below), "revive_below", "a number ≥ 0", revive_below)
@@ -175,7 +174,7 @@ class VectorQuantizer(StatefulLayer):
         )
         self.num_codes = num_codes
         self.code_size = code_size
-        self.axis_name = tuple(axis_name) if isinstance(axis_name, list) else axis_name
+        self.axis_name = require_axis_name("VectorQuantizer", axis_name)
         self.decay = float(decay)
         self.revive_below = float(revive_below)
         self.inference = inference
@@ -282,14 +281,12 @@ class VectorQuantizer(StatefulLayer):
                 fix="nn.batched(model)(xs, state, key=key); or inference_mode(model)",
             )
         names = axis_names(self.axis_name)
-        position: Any = 0
-        for name in names:
-            position = position * lax.psum(1, name) + lax.axis_index(name)
+        place = position(self)
         numbers = jr.uniform(key, (self.num_codes,), jnp.float32)
-        numbers = sum_over(jnp.where(position == 0, numbers, 0), names)
+        numbers = sum_over(jnp.where(place == 0, numbers, 0), names)
         total = rows.shape[0] * count_examples(self)
         picked = jnp.minimum((numbers * total).astype(jnp.int32), total - 1)
-        picked = picked - position * rows.shape[0]
+        picked = picked - place * rows.shape[0]
         is_here = ((picked >= 0) & (picked < rows.shape[0]))[:, None]
         samples = _take(rows, jnp.clip(picked, 0, rows.shape[0] - 1))
         samples = sum_over(jnp.where(is_here, samples, 0), names)
