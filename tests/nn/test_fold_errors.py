@@ -147,7 +147,7 @@ def test_bad_pairs(pairs: Any, words: list[str]) -> None:
 def test_wrong_states() -> None:
     """What is no State, or that of another model, is refused, and nothing happens."""
     model, state = build(lambda: nn.Sequential([linear(), norm()]))
-    with refuses(StateError, "fold_norms: the second argument", "NoneType"):
+    with refuses(StateError, "fold_norms: `state` is not a State", "NoneType"):
         fold_norms(model, None)
     with pytest.raises(ForeignStateError, match="Sequential"):
         fold_norms(model, build(Twins)[1])

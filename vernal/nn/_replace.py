@@ -69,7 +69,7 @@ def unaliased(name: str, model: _T, state: Any) -> _T:
     One layer may stand at several places; in the copy, an object tells which is meant.
 
     Raises:
-        StateError: the second argument of the function ``name`` is no State.
+        StateError: ``state``, an argument of the function ``name``, is no State.
     """
     require_state(name, state)
     return jax.tree.map(lambda x: x, model)
