@@ -5,11 +5,12 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .._tree._handles import rewrite
 from ..errors import ModuleError, report
 from .fields import field
 from .methods import Method
 from .module import Module
-from .register import WRAPPER_NAMES
+from .register import WRAPPER_NAMES, assemble
 
 _ModuleT = TypeVar("_ModuleT", bound=Module)
 
@@ -36,9 +37,8 @@ class BoundMethod(Module):
 
 
 def _bind(function: Any, instance: Any) -> BoundMethod:
-    bound = object.__new__(BoundMethod)  # no __init__: methods are accessed often
-    bound.__dict__.update(__func__=function, __self__=instance)
-    return bound
+    # Without __init__: methods are accessed often.
+    return assemble(BoundMethod, {"__func__": function, "__self__": instance})
 
 
 Method.bind = staticmethod(_bind)
@@ -120,8 +120,6 @@ def module_update_wrapper(
             )
         )
     source: Any = wrapper.__wrapped__ if wrapped is None else wrapped  # type: ignore[attr-defined]
-    for name in WRAPPER_NAMES:
-        value = getattr(source, name, None)
-        if isinstance(value, str):
-            object.__setattr__(wrapper, name, value)
+    names = {name: getattr(source, name, None) for name in WRAPPER_NAMES}
+    rewrite(wrapper, {k: v for k, v in names.items() if isinstance(v, str)})
     return wrapper

@@ -162,8 +162,9 @@ class Module(metaclass=_ModuleMeta):
     """
 
     # `__open__` is set while __init__ runs. As a slot it costs instances nothing
-    # later, and rebuilding a Module from its leaves never touches it.
-    __slots__ = ("__dict__", "__open__", "__weakref__")
+    # later, and rebuilding a Module from its leaves never touches it. `__flat__` is
+    # what flattening gives (see register.py), and no field: copies do not take it.
+    __slots__ = ("__dict__", "__flat__", "__open__", "__weakref__")
 
     if not TYPE_CHECKING:
         __name__ = _Name()
