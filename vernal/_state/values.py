@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import tree_flatten
 
 from .._tree.filters import is_array_like
 from .._tree.format import tree_pformat
@@ -14,11 +15,11 @@ from .index import Shapes, Slot, StateIndex, shapes_of, strong
 
 def fit(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
     """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
-    olds, news = jax.tree.leaves(old), jax.tree.leaves(new)
-    treedef: Any = jax.tree.structure(old)
-    if treedef == jax.tree.structure(new):
+    olds, treedef = tree_flatten(old)
+    news, new_treedef = tree_flatten(new)
+    if treedef == new_treedef:
         fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
-        if all(x is not None for x in fitted):
+        if all([x is not None for x in fitted]):
             return treedef.unflatten(fitted)
     shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
     gained = any(a != b for a, b in shapes)
@@ -40,9 +41,10 @@ _AXIS_FIX = (
 
 def _fit(old: Any, new: Any) -> Any:
     """``new`` as a strongly typed array like ``old``; None if it does not fit."""
-    if not is_array_like(new):
-        return None
-    new = jnp.asarray(new)
+    if not isinstance(new, jax.Array):  # converting is slow, even if there is no need
+        if not is_array_like(new):
+            return None
+        new = jnp.asarray(new)
     if new.shape != old.shape:
         return None
     if new.dtype == old.dtype:
