@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_flatten
+from jax.tree_util import tree_flatten, tree_unflatten
 
 from .._tree.filters import is_array_like
 from .._tree.format import tree_pformat
@@ -15,12 +15,13 @@ from .index import Shapes, Slot, StateIndex, shapes_of, strong
 
 def fit(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
     """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
+    treedef: Any
     olds, treedef = tree_flatten(old)
     news, new_treedef = tree_flatten(new)
-    if treedef == new_treedef:
+    if new_treedef == treedef:
         fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
-        if all([x is not None for x in fitted]):
-            return treedef.unflatten(fitted)
+        if not any(x is None for x in fitted):
+            return tree_unflatten(treedef, fitted)
     shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
     gained = any(a != b for a, b in shapes)
     raise StateValueError(

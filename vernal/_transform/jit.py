@@ -184,12 +184,13 @@ class Cache(dict[Any, Any]):
     __eq__ = object.__eq__
 
     def __init__(self) -> None:
-        self.latest_treedef, self.latest = _NO_TREE, None
         _caches.add(self)
+        self.clear()
 
     def clear(self) -> None:
-        self.latest_treedef, self.latest = _NO_TREE, None
         super().clear()
+        self.latest_treedef: Any = _NO_TREE
+        self.latest: Any = None
 
     def __reduce__(self) -> Any:
         return Cache, ()  # copies compile for themselves
