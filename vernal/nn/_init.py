@@ -13,7 +13,9 @@ from ..typing import Array, DTypeLike, Key
 
 def default_dtype(dtype: DTypeLike | None) -> jnp.dtype:
     """``dtype``, or JAX's default: float32, or float64 in 64-bit mode."""
-    return jnp.zeros((), dtype or float).dtype
+    if dtype is None:
+        return jax.dtypes.canonicalize_dtype(float)
+    return jnp.zeros((), dtype).dtype  # JAX warns of a dtype that it cannot have
 
 
 def uniform_fan_in(
