@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from tests import oracles
-from vernal.nn import BatchNorm, Linear, SpectralNorm, _numerics, make_with_state
+from vernal.nn import (
+    BatchNorm,
+    Linear,
+    Sequential,
+    SpectralNorm,
+    _batch_moments,
+    _numerics,
+    make_with_state,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -117,10 +125,27 @@ def test_calls_outside_of_jit_compile_once(caplog):
         assert [x for x in caplog.messages if "XLA compilation" in x] != []
 
 
-def test_nothing_is_compiled_apart_under_jit():
-    """Within a jitted function they leave only their own operations."""
-    norm, state = make_with_state(BatchNorm)(3, "batch")
-    axes: Any = {"in_axes": (0, None), "out_axes": (0, None)}
-    step = jax.vmap(norm, axis_name="batch", **axes)
-    jaxpr = str(jax.make_jaxpr(step)(jnp.ones((4, 3)), state))
-    assert "batch_moments" not in jaxpr and "cond[" in jaxpr
+def test_a_repeated_layer_is_traced_once(monkeypatch):
+    """The layers of one kind and shape share one traced function, and one lowered."""
+    traced = []
+    inner = _batch_moments._moments_about
+
+    def moments_about(*args: Any, **kwargs: Any) -> Any:
+        traced.append(args)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(_batch_moments, "_moments_about", moments_about)
+    model, state = make_with_state(Sequential)([BatchNorm(3, "batch") for _ in "abcde"])
+
+    def loss(model: Any, state: Any, xs: Any) -> Any:
+        axes: Any = {"in_axes": (0, None), "out_axes": (0, None)}
+        ys, state = jax.vmap(model, axis_name="batch", **axes)(xs, state)
+        return jnp.sum(jnp.sin(ys)), state
+
+    jax.clear_caches()
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    text = step.lower(model, state, jnp.ones((4, 3))).as_text()
+    assert len(traced) == 3  # one pass, and two in the branch
+    # The first layer's input has no derivative, so it is one of its own.
+    assert text.count("func.func private @_update") == 2
+    assert text.count("call @_update") == 5

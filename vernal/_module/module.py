@@ -125,6 +125,14 @@ class _Name:
         return owner.__name__
 
 
+class _Code:
+    """Gives instances the ``__code__`` of ``__call__``, where JAX looks for a place."""
+
+    def __get__(self, instance: Any, owner: Any) -> types.CodeType:
+        code: types.CodeType = inspect.unwrap(owner.__call__).__code__
+        return code
+
+
 class Module(metaclass=_ModuleMeta):
     """The base class of models and layers: an immutable dataclass that is a pytree.
 
@@ -172,6 +180,7 @@ class Module(metaclass=_ModuleMeta):
 
     if not TYPE_CHECKING:
         __name__ = _Name()
+        __code__ = _Code()
 
         def __setattr__(self, name, value):
             if not hasattr(self, "__open__"):
@@ -279,6 +288,10 @@ class BoundMethod(Module):
     @property
     def __name__(self) -> str:
         return self.__func__.__name__
+
+    @property
+    def __code__(self) -> types.CodeType:
+        return self.__func__.__code__
 
     # help() on a method shows the docstring of that method.
     __doc__ = property(lambda self: self.__func__.__doc__)

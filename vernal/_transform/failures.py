@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 
 from .._tree.paths import path_text
 from ..errors import CheckError
-from .jaxprs import equations
+from .jaxprs import has_equation
 
 # Every check is inside of a jitted function of this name: so it is found in a trace.
 CHECK = "check_at_runtime"
@@ -46,7 +46,7 @@ def reveal_failure(error: Exception, function: str) -> None:
 
 def has_checks(jaxpr: Any) -> bool:
     """Whether a check is somewhere in a jaxpr, or in one inside of it."""
-    return any(equation.params.get("name") == CHECK for equation in equations(jaxpr))
+    return has_equation(jaxpr, lambda equation: equation.params.get("name") == CHECK)
 
 
 def first_deleted(error: Exception, arrays: list[Any]) -> int | None:

@@ -120,9 +120,8 @@ def whole_batch_moments(x: Array, guess: Array, mask: Array | None = None) -> Mo
     return moments._replace(number=float(x.size // x.shape[1]))
 
 
-# Compiled, as otherwise each call outside of `jit` would compile the `cond` anew.
-# Inlined, so that within `jit` it is as if it were not there; it is traced only once.
-@functools.partial(jax.jit, static_argnames=("names", "groups"), inline=True)
+# Outside of `jit`, each call would compile the `cond` anew.
+@functools.partial(jax.jit, static_argnames=("names", "groups"))
 def _batch_moments(
     x: Array,
     names: tuple[Hashable, ...],

@@ -1,7 +1,9 @@
 """Running averages of batch statistics, as pure functions of arrays."""
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -89,6 +91,21 @@ def update(
     Returns:
         The new number and the new averages, without derivatives.
     """
+    known = batch.number if isinstance(batch.number, float) else None
+    return _update(steps, running, batch, known, momentum, unbiased)
+
+
+@functools.partial(jax.jit, static_argnames=("known", "momentum", "unbiased"))
+def _update(
+    steps: Array,
+    running: Pair,
+    batch: Moments,
+    known: float | None,
+    momentum: float | None,
+    unbiased: bool,
+) -> tuple[Array, Pair]:
+    """As :func:`update`, with the number of values apart where it is known."""
+    batch = batch if known is None else batch._replace(number=known)
     if momentum is None:
         return _pool(steps, running, _united(batch, is_pooled=True), unbiased)
     if unbiased:  # groups are batches of their own

@@ -24,7 +24,7 @@ from ._checks import (
 from ._linear_part import linear_part, require_linear
 from ._merging import merge_to_first
 from ._named_weight import check_weight, with_weight
-from ._numerics import compute_dtype, power_iteration, times
+from ._numerics import compute_dtype, gain, power_iteration, times
 from ._stateful import StatefulLayer
 
 _Layer = TypeVar("_Layer", bound=Callable[..., Any])
@@ -160,12 +160,14 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
         if not inference and self.num_power_iterations > 0:
             operand, forward = self._linear_map()
             fixed, steps = lax.stop_gradient(operand), self.num_power_iterations
-            old = power_iteration(fixed, u, v, steps - 1, self.eps, forward)
-            u, v = power_iteration(fixed, *old, 1, self.eps, forward)
-            state = state.set(self.uv_index, (u, v))
-            if self.change_index is not None:
+            if self.change_index is None:
+                u, v = power_iteration(fixed, u, v, steps, self.eps, forward)
+            else:
+                old = power_iteration(fixed, u, v, steps - 1, self.eps, forward)
+                u, v = power_iteration(fixed, *old, 1, self.eps, forward)
                 change = _change(old[0], u, forward(fixed, v))
                 state = state.set(self.change_index, change)
+            state = state.set(self.uv_index, (u, v))
         return self._divided(u, v)(x), state
 
     def normalized(self, state: State) -> _Layer:
@@ -175,7 +177,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
     def _divided(self, u: Array, v: Array) -> _Layer:
         def sigma(wrapper: SpectralNorm[_Layer], u: Array, v: Array) -> Array:
             operand, forward = wrapper._linear_map()
-            return jnp.vdot(u, forward(operand, v), precision="highest")
+            return gain(operand, u, v, forward)
 
         find: Any = sigma
         for _ in range(
@@ -184,8 +186,7 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
             find = filter_vmap(find)  # stacked parameters have more axes in front
         scale = find(self, u, v)
         weight = getattr(self.layer, self.weight_name)
-        scale = scale.reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
-        weight = weight.astype(scale.dtype) / jnp.where(scale == 0, 1, scale)
+        weight = _quotient(weight, scale)
         return with_weight(self.layer, self.weight_name, weight)
 
     def _linear_map(self) -> tuple[Any, Callable[[Any, Array], Array]]:
@@ -227,6 +228,13 @@ class SpectralNorm(StatefulLayer, Generic[_Layer]):
             unit = power_iteration(operand, *unit, count, self.eps, forward)
         new = power_iteration(operand, *unit, 1, self.eps, forward)
         return new, _change(unit[0], new[0], forward(operand, new[1]))
+
+
+@jax.jit
+def _quotient(weight: Array, scale: Array) -> Array:
+    """The weight divided by σ; by one σ for each layer of a stack."""
+    scale = scale.reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
+    return weight.astype(scale.dtype) / jnp.where(scale == 0, 1, scale)
 
 
 def _change(old: Array, u: Array, product: Array) -> Array:
