@@ -33,15 +33,14 @@ class Block(nnx.Module):
         self.norm1 = nnx.BatchNorm(m, rngs=rngs)
         self.conv2 = conv(m, m, 3, 1, rngs)
         self.norm2 = nnx.BatchNorm(m, rngs=rngs)
-        self.shortcut = None
+        layers = []
         if stride != 1 or n != m:
-            norm = nnx.BatchNorm(m, rngs=rngs)
-            self.shortcut = nnx.Sequential(conv(n, m, 1, stride, rngs), norm)
+            layers = [conv(n, m, 1, stride, rngs), nnx.BatchNorm(m, rngs=rngs)]
+        self.shortcut = nnx.Sequential(*layers)
 
     def __call__(self, x: Any) -> Any:
         y = nnx.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        return nnx.relu((x if self.shortcut is None else self.shortcut(x)) + y)
+        return nnx.relu(self.shortcut(x) + self.norm2(self.conv2(y)))
 
 
 class ResNet(nnx.Module):

@@ -85,9 +85,9 @@ def fill_flax(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
     Its projections to heads are ``(in, heads, size)``, and back ``(heads, size, out)``.
     """
-    if name.endswith("embedding"):
+    if "embedding" in name:
         return fill(shape)
     if len(shape) == 3:
-        n = shape[0] * shape[1] if "out" in name else shape[0]
+        n = shape[0] * shape[1] if ".out." in name else shape[0]
         return fill_last((n, int(np.prod(shape)) // n)).reshape(shape)
     return fill_last(shape)

@@ -71,7 +71,7 @@ def filled(
     """
 
     def leaf(path: Any, a: Any) -> Any:
-        name = jtu.keystr(path)
+        name = jtu.keystr(path, simple=True, separator=".")
         if getattr(a, "ndim", 0) > 1:
             return jnp.asarray(weights(name, a.shape))
         return jnp.zeros_like(a) if name.endswith("bias") else a
