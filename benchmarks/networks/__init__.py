@@ -7,6 +7,7 @@ ResNet ``resnet_model(key, width)``, which constructs it, and ``abstract_resnet`
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 LIBRARIES = {  # adapters, and what they import
     "raw": "jax",
@@ -31,3 +32,18 @@ def libraries() -> dict[str, ModuleType]:
 def missing() -> list[str]:
     """The libraries that are not."""
     return [name for name, p in LIBRARIES.items() if not importlib.util.find_spec(p)]
+
+
+def cases(kind: str, only: list[str] | None = None) -> dict[str, Any]:
+    """What to measure, by name; plain JAX is the first.
+
+    Arguments:
+        kind: ``"RESNETS"`` or ``"TRANSFORMERS"``.
+        only: the libraries; None for all that are installed.
+    """
+    return {
+        name: case
+        for library, adapter in libraries().items()
+        if only is None or library in only
+        for name, case in getattr(adapter, kind).items()
+    }

@@ -68,6 +68,20 @@ def texts(examples: int, sizes: Sizes, seed: int = 0) -> tuple[np.ndarray, np.nd
     return tokens[:, :-1], tokens[:, 1:]
 
 
+def batch(kind: str, size: Any, examples: int, seed: int = 0) -> Any:
+    """What a step trains on, before a library arranges it.
+
+    Arguments:
+        kind: ``"RESNETS"`` or ``"TRANSFORMERS"``.
+        size: the width of a ResNet, or the sizes of a transformer.
+        examples: how many.
+        seed: other batches have others.
+    """
+    if kind == "RESNETS":
+        return images(examples, seed)
+    return texts(examples, size, seed)
+
+
 def channels_last(batch: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Any]:
     """Images ``(examples, height, width, channels)``, with their labels."""
     xs, labels = batch
