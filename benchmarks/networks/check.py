@@ -11,6 +11,7 @@ from typing import Any
 if __name__ == "__main__":  # a script finds what is beside it, not what is above
     sys.path[0] = str(Path(__file__).parents[1])
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -53,9 +54,9 @@ def all_losses(
 
 def apart(found: dict[str, list[float]]) -> dict[str, float]:
     """How far each is from the first one, at most, relative to that."""
-    first, *_ = found.values()
+    first, *_ = map(np.array, found.values())
     return {
-        name: max(abs(a - b) / abs(b) for a, b in zip(values, first, strict=True))
+        name: float(np.max(np.abs(np.array(values) / first - 1)))
         for name, values in found.items()
     }
 
