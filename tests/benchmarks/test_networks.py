@@ -50,16 +50,14 @@ def test_transformers_agree(check: Any, tasks: Any) -> None:
 
 
 def test_resnets_agree(networks: Any, tasks: Any) -> None:
-    """The first loss of a ResNet is that of plain JAX, from one pass too."""
-    batch, losses = tasks.images(2), {}
-    for name, case in networks.cases("RESNETS", ["raw", "vernal"]).items():
-        if name in ("vernal in jax.jit", "raw channels-last"):
-            continue
+    """The first loss of a ResNet in vernal is that of plain JAX."""
+    batch, losses = tasks.images(2), []
+    for name in ("raw", "vernal"):
+        case = networks.cases("RESNETS", [name])[name]
         program = case.make(1)
         loss = jax.jit(lambda *args, step=program.step: step(*args)[1])
-        losses[name] = float(loss(program.carry, case.place(batch)))
-    assert set(losses) == {"raw", "raw one-pass", "vernal"}
-    np.testing.assert_allclose(list(losses.values()), losses["raw"], rtol=1e-4)
+        losses.append(float(loss(program.carry, case.place(batch))))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
 def test_same_weights(networks: Any, tasks: Any) -> None:
