@@ -25,12 +25,15 @@ def init(model: nn.Module, x: Any) -> tuple[Any, Any]:
     params, state = variables["params"], variables["batch_stats"]
 
     def value(path: Any, leaf: Any) -> Any:
-        if not path[-1].key.endswith("/u"):
-            return leaf
-        width = model.inputs if isinstance(model, Example) else WIDTH
-        return values.singular(leaf.shape[1], width)[0][None]
+        name = path[-1].key
+        if name.endswith("/u"):
+            return values.singular(leaf.shape[1], x.shape[1])[0][None]
+        # SpectralNorm keeps the normalized weight as the initial one.
+        if name == "kernel" and leaf.ndim == 2:
+            return values.kernel(None, leaf.shape, leaf.dtype)
+        return leaf
 
-    return params, jax.tree_util.tree_map_with_path(value, state)
+    return jax.tree_util.tree_map_with_path(value, (params, state))
 
 
 class Blocks(nn.Module):
@@ -44,8 +47,6 @@ class Blocks(nn.Module):
 
 
 class Example(nn.Module):
-    inputs: int = 3
-
     @nn.compact
     def __call__(self, x: Any) -> Any:
         x = nn.BatchNorm(**_NORM)(x)
