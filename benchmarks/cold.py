@@ -40,7 +40,7 @@ def imports(effort: Effort) -> Results:
         for name, module in IMPORTS.items()
         if importlib.util.find_spec(module.partition(".")[0])
     }
-    return fresh(found, max(2, effort.fresh) if effort.quick else 7)
+    return fresh(found, effort.fresh if effort.quick else 7)
 
 
 def adapters() -> dict[str, Any]:

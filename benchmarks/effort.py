@@ -26,4 +26,4 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(seconds=10, least=3, limit=60, fresh=3)
-QUICK = Effort(seconds=1.5, least=2, limit=10, fresh=1, quick=True)
+QUICK = Effort(seconds=1, least=2, limit=10, fresh=1, quick=True)

@@ -62,7 +62,9 @@ def decorate(axes: Any, names: list[str], heights: list[int]) -> None:
     """Names, and numbers that one can read."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    ticks = [x for x in (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100) if low <= x <= high]
+    ticks = [
+        x for x in (0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100) if low <= x <= high
+    ]
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set_xticks([], minor=True)
     axes.set_yticks(heights, names)

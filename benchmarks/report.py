@@ -37,9 +37,10 @@ itself; it is met "nearly" where only the better quartile is within.
 
 
 def columns(results: dict[str, Any]) -> list[str]:
-    """The libraries and their variants: plain JAX, vernal, and then the others."""
+    """Plain JAX, vernal, and then the others; variants of plain JAX have no column."""
     names = [name for row in results["rows"] for name in row["results"]]
-    return list(dict.fromkeys([RAW, OURS, *names]))
+    others = [name for name in names if not name.startswith(RAW)]
+    return list(dict.fromkeys([RAW, OURS, *others]))
 
 
 def number(row: dict[str, Any], measured: dict[str, Any]) -> list[float] | None:
@@ -90,6 +91,16 @@ def cell(row: dict[str, Any], name: str) -> list[str]:
     return lines
 
 
+def wide(row: dict[str, Any], name: str) -> str:
+    """Half the distance of the quartiles, in percent; a second line."""
+    measured = row["results"].get(name)
+    values = measured and not measured["failed"] and number(row, measured)
+    if not values or measured["runs"] < 2 or (name == RAW and not row["absolute"]):
+        return ""
+    median, low, high = values
+    return f"\n[dim]±{50 * (high - low) / median:.0f} %[/]"
+
+
 def bar(row: dict[str, Any]) -> str:
     """What vernal must reach, in words."""
     if row["bar"] is None:
@@ -107,7 +118,7 @@ def show(results: dict[str, Any], console: Console) -> None:
         table.add_column(name, justify="right")
     colors = {"yes": "green", "nearly": "yellow", "no": "red"}
     for row in results["rows"]:
-        cells = ["\n".join(cell(row, name)) for name in names]
+        cells = [cell(row, name)[0] + wide(row, name) for name in names]
         met = verdict(row)
         met = f"[{colors[met]}]{met}[/]" if met in colors else met
         table.add_row(row["name"], *cells[:2], bar(row), met, *cells[2:])
@@ -116,7 +127,9 @@ def show(results: dict[str, Any], console: Console) -> None:
         for name, measured in row["results"].items():
             if measured["failed"] and not measured["failed"].startswith(">"):
                 console.print(f"{row['name']}, {name}: {measured['failed']}")
-    console.print(f"{results['machine']['processor']}. {results['machine']['versions']}.")
+    console.print(
+        f"{results['machine']['processor']}. {results['machine']['versions']}."
+    )
     console.print(summary(results))
 
 

@@ -36,7 +36,9 @@ def rows(quick: bool) -> list[Row]:
 
 def calls(quick: bool) -> list[Row]:
     """What each call costs."""
-    what = "Call of a jitted function, all state changed: {:,} blocks [BatchNorm, Linear]"
+    what = (
+        "Call of a jitted function, all state changed: {:,} blocks [BatchNorm, Linear]"
+    )
     found = [
         Row(f"call-{n}", what.format(n), partial(measure.call, blocks=n), 1.1)
         for n in ((10, 100) if quick else (10, 100, 1000))
@@ -56,14 +58,16 @@ def calls(quick: bool) -> list[Row]:
         Row("step-donating", donating, partial(measure.step, donating=True), 0.9),
         Row("returns", returns, at_once, 0.5, "×", absolute=True),
         Row("overlap", sleep, beside, 1.05, "×", absolute=True),
-        Row("eager", "The same network forward, eagerly under vmap", measure.eager, 1.2),
+        Row(
+            "eager", "The same network forward, eagerly under vmap", measure.eager, 1.2
+        ),
     ]
 
 
 def traces(quick: bool) -> list[Row]:
     """What it costs to make a compiled function."""
     found = []
-    for n in (20,) if quick else (50, 200):
+    for n in (10,) if quick else (50, 200):
 
         def part(effort: Effort, name: str, n: int = n) -> Results:
             return measure.gradient(effort, n)[name]
@@ -80,7 +84,7 @@ def traces(quick: bool) -> list[Row]:
     for n in (1000,) if quick else (1000, 10_000):
         title = f"Tracing `set` of {n:,} slots of state"
         found.append(Row(f"set-{n}", title, partial(measure.slots, n=n), 1.2))
-    depth = 32 if quick else 128
+    depth = 16 if quick else 128
     for name, scanned, bar in (("unrolled", False, 1.15), ("scanned", True, 1.05)):
         title = f"First call, gradient of {depth} residual layers, {name}"
         first = partial(measure.first_call, depth=depth, scanned=scanned)

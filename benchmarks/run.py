@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     about = "fewer and smaller rows, and fewer runs: less than two minutes"
     found.add_argument("--quick", action="store_true", help=about)
     about = "only these, as call-10 or 'call-*'; without one, all"
-    found.add_argument("--rows", nargs="+", metavar="PATTERN", default=["*"], help=about)
+    found.add_argument(
+        "--rows", nargs="+", metavar="PATTERN", default=["*"], help=about
+    )
     found.add_argument("--list", action="store_true", help="list the rows, and stop")
     about = "write the results here; report.py reads them"
     found.add_argument("--json", type=Path, metavar="FILE", help=about)
@@ -78,7 +80,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = options.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 140)
     available = rows(args.quick)
-    chosen = [r for r in available if any(fnmatch.fnmatch(r.name, p) for p in args.rows)]
+    chosen = [
+        r for r in available if any(fnmatch.fnmatch(r.name, p) for p in args.rows)
+    ]
     if args.list:
         for row in chosen:
             console.print(f"{row.name:20} {row.title}", highlight=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Candidate = Callable[[], Any]
-"""What is timed; or it returns a float, or several by name, that it has found itself."""
+"""What is timed; or it returns a float, or several by name, which it has found."""
 
 
 class Spread(NamedTuple):

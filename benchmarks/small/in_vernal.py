@@ -1,4 +1,4 @@
-"""vernal, as its README advises: `filter_jit`, and `jax.jit`, which takes models too."""
+"""vernal: with `filter_jit`, and with `jax.jit`, which takes its models as they are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-import vernal as vn
 from program import Program
+
+import vernal as vn
 
 from . import plain, values
 from .values import WIDTH

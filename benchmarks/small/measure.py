@@ -12,15 +12,16 @@ from program import Program
 from timing import Candidate, Results, interleaved, several
 
 from . import values
-from .gather import candidates, disagreeing, gather
+from .gather import candidates, disagreeing, gather, numbers
+
+_STEPS = 3  # whose losses are compared
 
 
 def compared(
     effort: Effort, runs: dict[str, Candidate], failed: Results, **options: Any
 ) -> Results:
-    """All in turn; first comes what could not be made, or computes something else."""
-    runs = {name: run for name, run in runs.items() if name not in failed}
-    return failed | interleaved(runs, reference="raw", **effort.options() | options)
+    """All in turn; and why others could not be made."""
+    return interleaved(runs, reference="raw", **effort.options() | options) | failed
 
 
 def again(program: Program) -> Callable[..., Any]:
@@ -42,29 +43,28 @@ def call(effort: Effort, blocks: int) -> Results:
 def step(effort: Effort, donating: bool) -> Results:
     """A training step of the example; the new carry is the next one's."""
     batch = values.pairs()
+    losses: dict[str, list[float]] = {}
 
-    def runner(program: Program, donate: bool) -> Candidate:
+    def runner(name: str, program: Program, donate: bool) -> Candidate:
         run, carry = program.jit(program.step, donate), program.carry
+        seen = losses[name] = []
 
         def advance() -> None:
             nonlocal carry
             carry, loss = run(carry, batch)
             jax.block_until_ready(loss)
+            if len(seen) < _STEPS:
+                seen.append(float(loss))
 
         return advance
 
     programs, failed = gather("example")
-    failed |= disagreeing(programs, batch)
-    # The check has donated nothing, but it has trained what is changed in place.
-    programs, _ = gather("example")
     if donating:
         programs.pop("torch", None)
-        plain = gather("example", only=("raw",))[0]["raw"]
-        programs["raw donating"] = plain
-    runs = {
-        name: runner(p, donating and name != "raw") for name, p in programs.items()
-    }
-    return compared(effort, runs, failed, warm=10)
+        programs["raw donating"] = gather("example", only=("raw",))[0]["raw"]
+    runs = {k: runner(k, p, donating and k != "raw") for k, p in programs.items()}
+    found = compared(effort, runs, failed, warm=10)
+    return found | disagreeing(losses)
 
 
 def eager(effort: Effort) -> Results:
@@ -86,7 +86,7 @@ def slots(effort: Effort, n: int) -> Results:
 def gradient(effort: Effort, n: int) -> dict[str, Results]:
     """The gradient of n blocks: seconds to lower and to compile it, and its lines.
 
-    That the libraries agree is seen on two blocks.
+    That the libraries agree is seen on one block.
     """
     batch = values.pairs(values.WIDTH)
 
@@ -102,14 +102,13 @@ def gradient(effort: Effort, n: int) -> dict[str, Results]:
 
         return run
 
-    checked, _ = gather("normed", 2)
-    failed = disagreeing(checked, batch, steps=1)
-    runs, broken = candidates("normed", runner, n, limit=effort.limit)
-    failed |= broken
-    runs = {name: run for name, run in runs.items() if name not in failed}
+    one, _ = gather("normed", 1)
+    seen = {k: numbers(*p.jit(p.step)(p.carry, batch)) for k, p in one.items()}
+    runs, failed = candidates("normed", runner, n, limit=effort.limit)
     found = several(runs, reference="raw", warm=0, **effort.options())
+    failed |= disagreeing(seen)
     return {
-        part: failed | {k: v.get(part) or v[""] for k, v in found.items()}
+        part: {k: v.get(part) or v[""] for k, v in found.items()} | failed
         for part in found["raw"]
     }
 
@@ -117,17 +116,20 @@ def gradient(effort: Effort, n: int) -> dict[str, Results]:
 def first_call(effort: Effort, depth: int, scanned: bool) -> Results:
     """Tracing, compiling and running, with nothing in JAX's caches."""
     batch = values.pairs(values.WIDTH)
+    seen: dict[str, list[float]] = {}
 
-    def runner(program: Program) -> Candidate:
+    def runner(name: str, program: Program) -> Candidate:
         def run() -> float:
             jax.clear_caches()
             start = time.perf_counter()
-            jax.block_until_ready(again(program)(program.carry, batch)[1])
-            return time.perf_counter() - start
+            carry, loss = again(program)(program.carry, batch)
+            jax.block_until_ready(loss)
+            seconds = time.perf_counter() - start
+            seen[name] = numbers(carry, loss)
+            return seconds
 
         return run
 
-    checked, _ = gather("deep", 2, scanned)
-    failed = disagreeing(checked, batch, steps=1)
-    runs, broken = candidates("deep", runner, depth, scanned)
-    return compared(effort, runs, failed | broken, warm=0)
+    programs, failed = gather("deep", depth, scanned, limit=effort.limit)
+    runs = {name: runner(name, program) for name, program in programs.items()}
+    return compared(effort, runs, failed, warm=0) | disagreeing(seen)

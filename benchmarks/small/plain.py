@@ -59,5 +59,5 @@ def adding(params: Any, state: Any) -> Program:
 
 
 def tracer(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    """Traces a function at each call; JAX remembers the function objects it has seen."""
+    """Traces a function at each call; JAX remembers functions that it has seen."""
     return lambda: jax.make_jaxpr(lambda *args: function(*args))(*args)
