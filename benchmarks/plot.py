@@ -1,5 +1,6 @@
 """The results as a picture: one line for each row, one mark for each library."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """Draws the ratios to plain JAX on a logarithmic axis."""
-    rows = [row for row in rows if any(m["ratio"] for m in row["results"].values())]
+    rows = [row for row in rows if any(map(partial(ratio, row), STYLES))]
     if not rows:
         return
     size = (9, 1.6 + 0.36 * len(rows))
@@ -28,9 +29,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     heights = range(len(rows) - 1, -1, -1)
     for i, (name, style) in enumerate(STYLES.items()):
         found = [
-            (row["results"][name]["ratio"], y)
+            (ratio(row, name), y)
             for row, y in zip(rows, heights, strict=True)
-            if row["results"].get(name, {}).get("ratio")
+            if ratio(row, name)
         ]
         if not found:
             continue
@@ -47,15 +48,24 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         label = "what vernal must reach"
         axes.scatter(xs, ys, marker="|", s=260, color="black", label=label, zorder=2)
     axes.axvline(1, color="0.75", lw=1, zorder=1)
-    decorate(axes, [row["name"] for row in rows], list(heights))
+    decorate(axes, [row["title"] for row in rows], list(heights))
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
+def ratio(row: dict[str, Any], name: str) -> list[float] | None:
+    """What is drawn: a ratio, median and quartiles; None if there is none."""
+    measured = row["results"].get(name)
+    if measured is None or row["unit"] == "fraction":
+        return None
+    own = row["absolute"] and row["unit"] == "×"
+    return measured["value" if own else "ratio"]
+
+
 def is_ratio(row: dict[str, Any]) -> bool:
     """Whether what vernal must reach is a ratio, and not a time."""
-    return row["bar"] is not None and not row["absolute"]
+    return row["bar"] is not None and (not row["absolute"] or row["unit"] == "×")
 
 
 def decorate(axes: Any, names: list[str], heights: list[int]) -> None:

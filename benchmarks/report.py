@@ -167,7 +167,7 @@ def section(row: dict[str, Any]) -> str:
         value = " ".join(spread([scale * x for x in m["value"]]))
         ratio = " ".join(spread(m["ratio"])) if m["ratio"] else ""
         table.append([name, value, ratio, str(m["runs"])])
-    parts = [f"## {row['name']}", f"{row['title']}.", lines_of(table)]
+    parts = [f"## {row['title']} (`{row['name']}`)", row["about"], lines_of(table)]
     if row["bar"] is not None:
         parts.append(f"vernal must: {bar(row)}. Met: {verdict(row)}.")
     return "\n\n".join([*parts, row["why"]] if row["why"] else parts)

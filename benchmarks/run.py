@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     ]
     if args.list:
         for row in chosen:
-            console.print(f"{row.name:20} {row.title}", highlight=False)
+            console.print(f"{row.name:20} {row.title}. {row.about}", highlight=False)
         return {}
     if not chosen:
         names = ", ".join(row.name for row in available)

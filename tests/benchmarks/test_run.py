@@ -34,9 +34,9 @@ def run(load: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise ValueError("no such layer")
 
     made = [
-        rows.Row("good", "A good row", good, 1.1, why="It is | so."),
-        rows.Row("missed", "A bar too high", good, 2.0, "s", absolute=True),
-        rows.Row("broken", "A broken row", bad, 1.1),
+        rows.Row("good", "A good row", "It is.", good, 1.1, why="It is so."),
+        rows.Row("missed", "A bar too high", "It is.", good, 2.0, "s", absolute=True),
+        rows.Row("broken", "A broken row", "It is.", bad, 1.1),
     ]
     monkeypatch.setattr(run, "rows", lambda quick: made)
     return run
@@ -63,7 +63,7 @@ def test_page(run: Any, load: Any, tmp_path: Any) -> None:
         "| good | 2,000 ms | 1.05 | ≤ 1.1 | yes | 4.00 | > 60 s |",
         "| missed | 2.00 s | 2.10 s | ≤ 2 s | no | 8.00 s | > 60 s |",
         "| nnx | 8,000 (8,000–8,000) | 4.00 (4.00–4.00) | 2 |",
-        "It is | so.",
+        "It is so.",
         "run.py --quick --json",
         "cores",
         "jax ",
