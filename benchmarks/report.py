@@ -74,21 +74,19 @@ def spread(values: list[float]) -> list[str]:
     return [median, f"({low}–{high})"]
 
 
-def cell(row: dict[str, Any], name: str) -> list[str]:
-    """One figure of the table, in one or two lines."""
+def cell(row: dict[str, Any], name: str) -> str:
+    """One figure of the table: a ratio, or the thing itself with its unit."""
     measured = row["results"].get(name)
     if measured is None:
-        return ["–"]
+        return "–"
     if measured["failed"]:
         is_limit = measured["failed"].startswith(">")
-        return [measured["failed"] if is_limit else "failed"]
-    if name == RAW and not row["absolute"]:
-        value = _SCALE.get(row["unit"], 1) * measured["value"][0]
-        return [f"{short(value)} {row['unit']}"]
-    lines = spread(number(row, measured))
-    if row["absolute"] and row["unit"] != "×":
-        lines[0] += f" {row['unit']}"
-    return lines
+        return measured["failed"] if is_limit else "failed"
+    found = None if name == RAW else measured["ratio"]
+    if row["absolute"] or found is None:  # as when raw itself has failed
+        unit = "" if row["unit"] in ("×", "fraction") else f" {row['unit']}"
+        return short(_SCALE.get(row["unit"], 1) * measured["value"][0]) + unit
+    return short(found[0])
 
 
 def wide(row: dict[str, Any], name: str) -> str:
@@ -105,7 +103,8 @@ def bar(row: dict[str, Any]) -> str:
     """What vernal must reach, in words."""
     if row["bar"] is None:
         return ""
-    unit = f" {row['unit']}" if row["absolute"] and row["unit"] != "×" else ""
+    has_unit = row["absolute"] and row["unit"] not in ("×", "fraction")
+    unit = f" {row['unit']}" if has_unit else ""
     return f"≤ {row['bar']:g}{unit}"
 
 
@@ -118,7 +117,7 @@ def show(results: dict[str, Any], console: Console) -> None:
         table.add_column(name, justify="right")
     colors = {"yes": "green", "nearly": "yellow", "no": "red"}
     for row in results["rows"]:
-        cells = [cell(row, name)[0] + wide(row, name) for name in names]
+        cells = [cell(row, name) + wide(row, name) for name in names]
         met = verdict(row)
         met = f"[{colors[met]}]{met}[/]" if met in colors else met
         table.add_row(row["name"], *cells[:2], bar(row), met, *cells[2:])
@@ -151,7 +150,7 @@ def overview(results: dict[str, Any]) -> str:
     names = columns(results)
     table = [["row", *names[:2], "must", "met", *names[2:]]]
     for row in results["rows"]:
-        cells = [cell(row, name)[0] for name in names]
+        cells = [cell(row, name) for name in names]
         table.append([row["name"], *cells[:2], bar(row), verdict(row), *cells[2:]])
     return lines_of(table)
 

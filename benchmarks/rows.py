@@ -1,9 +1,10 @@
 """The rows of the table: what is measured, and what vernal must reach."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cold
 import overlap
@@ -33,9 +34,10 @@ class Row(NamedTuple):
 def rows(quick: bool) -> list[Row]:
     """All rows; in quick mode they are fewer and smaller."""
     found = [*calls(quick), *traces(quick), *first_calls(quick), imports()]
-    if importlib.util.find_spec("networks"):
-        found += constructions()
-    return found
+    if importlib.util.find_spec("networks") is None:
+        return found
+    # Whole networks take seconds to compile, or to construct; shapes take none.
+    return found + (constructions()[-1:] if quick else constructions() + networks())
 
 
 def calls(quick: bool) -> list[Row]:
@@ -154,3 +156,32 @@ def constructions() -> list[Row]:
         Row("construct-warm", f"{what}, warm", later, cold.later, 1.5),
         Row("construct-abstract", f"{what}, abstract", shapes, cold.abstract, 2.0),
     ]
+
+
+def networks() -> list[Row]:
+    """Training whole networks."""
+    measure = importlib.import_module("networks.measure")
+    tasks = importlib.import_module("networks.tasks")
+    plans: list[tuple[str, str, Any, int, float]] = [
+        ("resnet", "RESNETS", tasks.WIDTH, 64, 0.95),
+        ("transformer", "TRANSFORMERS", tasks.SIZES, 16, 1.02),
+    ]
+    found = []
+    for name, kind, size, examples, bar in plans:
+        plan = {"kind": kind, "size": size, "examples": examples}
+
+        def part(effort: Effort, part: str, plan: dict[str, Any] = plan) -> Results:
+            return measure.compilation(effort, **plan)[part]
+
+        title, what = name.capitalize(), f"{examples} examples; size: {size}."
+        step = partial(measure.step, **plan)
+        compiled = partial(part, part="compile")
+        memory = partial(part, part="temporary")
+        found += [
+            Row(f"{name}-step", f"{title}, training step", what, step, bar),
+            Row(f"{name}-compile", f"{title}, XLA's compilation", what, compiled, 1.0),
+            Row(
+                f"{name}-memory", f"{title}, temporary memory", what, memory, 1.0, "MiB"
+            ),
+        ]
+    return found

@@ -95,9 +95,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results = everything(chosen, QUICK if args.quick else FULL, console)
     words = ["python benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]
     results["command"] = " ".join(words)
-    show(results, console)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
+    show(results, console)
     if args.write:
         write(results, HERE)
     return results
