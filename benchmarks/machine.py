@@ -31,7 +31,7 @@ def describe() -> dict[str, str]:
     return {
         "processor": f"{processor()}, {os.cpu_count()} cores",
         "device": jax.devices()[0].device_kind,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items()),
     }
 

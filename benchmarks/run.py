@@ -12,6 +12,7 @@ import argparse
 import fnmatch
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -93,8 +94,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for name in small.missing():
         console.print(f"{name} is not installed, and is left out.")
     results = everything(chosen, QUICK if args.quick else FULL, console)
-    words = ["python benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]
-    results["command"] = " ".join(words)
+    words = ["python", "benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]
+    results["command"] = shlex.join(words)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
     show(results, console)

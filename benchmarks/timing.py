@@ -57,7 +57,8 @@ def limited(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"> {seconds:.0f} s")
 
     old = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again, as an exception is lost if it comes in the middle of a callback.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)
     try:
         yield
     finally:
