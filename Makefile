@@ -8,6 +8,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 PYTEST := -m pytest -n $(JOBS)
 
 SHELL := bash
@@ -49,11 +51,14 @@ demo: setup  ## Train a small stateful network on handwritten digits
 test: setup  ## Run the tests
 	@$(BIN)/python $(PYTEST) tests
 
-bench: setup  ## Compare the cost of calls with plain JAX and Equinox
-	@$(BIN)/python benchmarks/dispatch.py
+$(BENCH_STAMP): pyproject.toml
+	$(call install,$(BENCH),--editable '.[bench]')
 
-bench-quick: setup  ## The same in less than a minute, and less exactly
-	@$(BIN)/python benchmarks/dispatch.py --blocks 10 100 --slots 1000 --seconds 2
+bench: $(BENCH_STAMP)  ## Compare the speed with plain JAX and other libraries
+	@$(BENCH)/bin/python benchmarks/run.py --write
+
+bench-quick: $(BENCH_STAMP)  ## The same in two minutes, and less exactly
+	@$(BENCH)/bin/python benchmarks/run.py --quick
 
 faults: setup  ## Do the same stateful tasks in the libraries that are installed
 	@$(BIN)/python benchmarks/state_faults.py
@@ -85,6 +90,6 @@ test-oldest: $(OLDEST_STAMP)  ## Run the same tests on the oldest supported JAX
 	@$(OLDEST)/bin/python $(PYTEST) tests
 
 clean:  ## Remove what the other targets made
-	@rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	@rm -rf .venv .venv-oldest .venv-bench .hypothesis .mypy_cache .pytest_cache .ruff_cache \
 	  build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
