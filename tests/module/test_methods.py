@@ -11,7 +11,7 @@ import pytest
 
 import vernal as vn
 from tests.strategies import Counted, Scale, identical
-from vernal._module.callables import BoundMethod
+from vernal._module.module import BoundMethod
 
 
 class Affine(vn.Module):

@@ -5,6 +5,7 @@ import inspect
 import pickle
 import sys
 import traceback
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,3 +208,86 @@ def test_field_names_cannot_break_the_generated_code():
     m = M()
     assert jax.tree.leaves(m) == [0, 1, 2, 4, 5]
     assert identical(jax.tree.map(lambda x: x, m), m)
+
+
+class Plain(vn.Module):
+    """No field may hold a function, so a rebuilt instance knows its flat form."""
+
+    items: Any
+    tag: str = vn.field(static=True, default="")
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_remembered_form_sees_lists_change(rebuilt):
+    """What is in a list among the children is looked up each time."""
+    module = Plain([1])
+    module = jax.tree.map(lambda x: x, module) if rebuilt else module
+    assert jax.tree.leaves(module) == [1]
+    module.items.append(2)
+    assert jax.tree.leaves(module) == [1, 2]
+
+
+def test_flattening_is_done_once(monkeypatch):
+    """The generated function runs once for a new instance, never for a rebuilt one."""
+    count = 0
+    original = Plain.__flatten__
+
+    def counting(self):
+        nonlocal count
+        count += 1
+        return original(self)
+
+    monkeypatch.setattr(Plain, "__flatten__", counting)
+    module = Plain(1)
+    for _ in range(3):
+        jax.tree.leaves(module)
+    assert count == 1
+    for _ in range(3):
+        module = jax.tree.map(lambda x: x + 1, module)
+    assert count == 1 and module.items == 4
+
+
+def test_nothing_is_remembered_during_init():
+    """A Module that is flattened before it is complete is flattened anew later."""
+
+    class M(vn.Module):
+        a: Any
+        b: Any
+
+        def __init__(self):
+            self.a, self.b = 1, 2
+            assert jax.tree.leaves(self) == [1, 2]
+            self.b = 3
+
+    assert jax.tree.leaves(M()) == [1, 3]
+
+
+def test_copies_do_not_take_the_remembered_form():
+    """A deep copy is flattened from its own fields."""
+    module = jax.tree.map(lambda x: x, Plain([1]))
+    twin = copy.deepcopy(module)
+    module.items.append(2)
+    assert jax.tree.leaves(twin) == [1]
+
+
+def test_changing_a_copy_in_place_forgets():
+    """Functions that switch a flag on a copy of their own leave nothing stale."""
+    dropout = jax.tree.map(lambda x: x, vn.nn.Dropout(0.5))
+    jax.tree.leaves(dropout)
+    switched = vn.nn.inference_mode(dropout)
+    assert jax.tree.map(lambda x: x, switched).inference is True
+    assert jax.tree.map(lambda x: x, dropout).inference is False
+    renamed = vn.tree_at(lambda m: m.tag, jax.tree.map(lambda x: x, Plain(1)), "new")
+    assert jax.tree.map(lambda x: x, renamed).tag == "new"
+
+
+def test_rebuilding_from_any_iterable():
+    """Whoever calls the generated function may give an iterator."""
+    module = Plain.__unflatten__(("t",), iter([[5]]))
+    assert jax.tree.leaves(module) == [5] and jax.tree.leaves(module) == [5]
+
+
+def test_a_function_that_takes_the_place_of_a_child_is_metadata():
+    """A field for functions or arrays is looked at again after each change."""
+    swapped = jax.tree.map(lambda _: jnp.sin, Node(None, fn=1))
+    assert jax.tree.leaves(swapped) == []

@@ -3,12 +3,14 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
 from tests.world import x64
+from vernal.nn import _init
 from vernal.nn._init import default_dtype, uniform_fan_in
 
 
@@ -52,3 +54,86 @@ def test_complex_values_are_those_of_equinox() -> None:
     theirs = eqx.nn.Linear(9, 4, dtype=jnp.complex64, key=jr.key(5)).weight
     assert jnp.array_equal(ours, theirs)
     assert not jnp.array_equal(ours.real, ours.imag)
+
+
+def as_jax_draws(key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Uniform on ±1, of the shape itself."""
+    return jr.uniform(key, shape, dtype, minval=-1, maxval=1)
+
+
+SHAPES = [(), (0, 3), (1,), (7, 5), (256,), (257,), (4, 4, 3, 86), (70, 1000)]
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_numbers_are_those_of_the_shape(shape: tuple[int, ...], dtype: str) -> None:
+    """Rounding sizes up changes no number, and what comes back is a plain array."""
+    with x64():
+        for key in (jr.key(1), jr.PRNGKey(2)):
+            x = uniform_fan_in(key, shape, jnp.dtype(dtype), 1)
+            expected = as_jax_draws(key, shape, dtype)
+            assert x.dtype == dtype and x.shape == shape
+            assert jnp.array_equal(x, expected)
+            assert x.committed == expected.committed
+            assert x.sharding == expected.sharding
+
+
+def test_tracing_gives_the_same_numbers() -> None:
+    """Built eagerly, under jit, by a constant key under jit, or by vmap: one result."""
+    key, dtype = jr.key(3), jnp.dtype("float32")
+    draw = lambda key: uniform_fan_in(key, (5, 7), dtype, 4)  # noqa: E731
+    expected = draw(key)
+    assert jnp.array_equal(jax.jit(draw)(key), expected)
+    assert jnp.array_equal(jax.jit(lambda: draw(key))(), expected)
+    assert "device_put" not in str(jax.make_jaxpr(lambda: draw(key))())
+    keys = jr.split(key, 3)
+    assert jnp.array_equal(jax.vmap(draw)(keys), jnp.stack([*map(draw, keys)]))
+    assert jax.eval_shape(draw, key).shape == (5, 7)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+    """The shapes that JAX is asked to draw."""
+    shapes = set()
+    original = jr.uniform
+
+    def uniform(key: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes.add(shape)
+        return original(key, shape, *args, **kwargs)
+
+    monkeypatch.setattr(_init.jr, "uniform", uniform)
+    return shapes
+
+
+def test_other_generators_draw_the_shape_itself(drawn: set[tuple[int, ...]]) -> None:
+    """Where a number may depend on the size, nothing is rounded up."""
+    key = jr.key(0, impl="rbg")
+    x = uniform_fan_in(key, (3, 5), jnp.dtype("float32"), 1)
+    assert drawn == {(3, 5)}
+    assert jnp.array_equal(x, as_jax_draws(key, (3, 5), "float32"))
+    with jax.threefry_partitionable(False):
+        x = uniform_fan_in(jr.key(0), (3, 5), jnp.dtype("float32"), 1)
+        assert jnp.array_equal(x, as_jax_draws(jr.key(0), (3, 5), "float32"))
+
+
+def test_placement_is_jaxs() -> None:
+    """A committed key, a default device and a mesh decide where the numbers go."""
+    device = jax.devices()[3]
+    dtype = jnp.dtype("float32")
+    x = uniform_fan_in(jax.device_put(jr.key(0), device), (3, 5), dtype, 1)
+    assert x.committed and x.devices() == {device}
+    with jax.default_device(device):
+        x = uniform_fan_in(jr.key(0), (3, 5), dtype, 1)
+    assert not x.committed and x.devices() == {device}
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = uniform_fan_in(jr.key(0), (3, 5), dtype, 1)
+        assert x.sharding == as_jax_draws(jr.key(0), (3, 5), dtype).sharding
+
+
+def test_similar_shapes_share_one_program(drawn: set[tuple[int, ...]]) -> None:
+    """A drawing of another small shape compiles nothing."""
+    for shape in [(3, 3), (16, 16), (5,), (10, 30), (64, 64), (4096,), (1, 1, 7)]:
+        uniform_fan_in(jr.key(0), shape, jnp.dtype("float32"), 1)
+    assert drawn == {(2**8,), (2**12,)}

@@ -16,6 +16,9 @@ def public_packages():
     return [name for name in names if "._" not in name]
 
 
+TOOLS = {"TYPE_CHECKING", "lazy_names"}  # that each public package begins with
+
+
 def implicit_reexports(text):
     """Names that an __init__ file imports without saying `X as X`."""
     return [
@@ -23,7 +26,7 @@ def implicit_reexports(text):
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
-        if alias.asname != alias.name
+        if alias.asname != alias.name and alias.name not in TOOLS
     ]
 
 
@@ -33,7 +36,7 @@ def namespace_faults(module):
     Python binds each imported submodule in its package, so those may be unlisted.
     """
     listed = list(module.__all__)
-    public = {name for name in vars(module) if not name.startswith("_")}
+    public = {name for name in dir(module) if not name.startswith("_")}
     submodules = {
         name
         for name in public

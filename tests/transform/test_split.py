@@ -12,8 +12,8 @@ from tests.strategies import Node, Opaque, Scale, identical, refuses, trees
 from vernal._transform.split import (
     ARRAY,
     Hidden,
-    Layout,
     hide,
+    layout_of,
     merge,
     reveal,
     split,
@@ -76,7 +76,7 @@ def test_tracers_are_arrays():
 
 
 def layout(tree):
-    return Layout(*split(tree)[1:])
+    return layout_of(*split(tree)[1:])
 
 
 def test_equal_layouts():

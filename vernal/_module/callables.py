@@ -1,47 +1,15 @@
-"""Callables that are pytrees: bound methods, partial applications, wrappers."""
+"""Callables that are pytrees: partial applications and wrappers."""
 
-import inspect
-import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .._tree._handles import rewrite
 from ..errors import ModuleError, report
 from .fields import field
-from .methods import Method
 from .module import Module
 from .register import WRAPPER_NAMES
 
 _ModuleT = TypeVar("_ModuleT", bound=Module)
-
-
-class BoundMethod(Module):
-    # A method together with its instance, which is the pytree child.
-
-    __func__: Callable[..., Any] = field(static=True)
-    __self__: Any
-
-    @property
-    def __name__(self) -> str:
-        return self.__func__.__name__
-
-    # help() on a method shows the docstring of that method.
-    __doc__ = property(lambda self: self.__func__.__doc__)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(types.MethodType(self.__func__, self.__self__))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__func__(self.__self__, *args, **kwargs)
-
-
-def _bind(function: Any, instance: Any) -> BoundMethod:
-    bound = object.__new__(BoundMethod)  # no __init__: methods are accessed often
-    bound.__dict__.update(__func__=function, __self__=instance)
-    return bound
-
-
-Method.bind = staticmethod(_bind)
 
 
 class Partial(Module):
@@ -120,8 +88,6 @@ def module_update_wrapper(
             )
         )
     source: Any = wrapper.__wrapped__ if wrapped is None else wrapped  # type: ignore[attr-defined]
-    for name in WRAPPER_NAMES:
-        value = getattr(source, name, None)
-        if isinstance(value, str):
-            object.__setattr__(wrapper, name, value)
+    names = {name: getattr(source, name, None) for name in WRAPPER_NAMES}
+    rewrite(wrapper, {k: v for k, v in names.items() if isinstance(v, str)})
     return wrapper

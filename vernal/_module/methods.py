@@ -12,7 +12,7 @@ class Method:
     call per access, and nothing where methods are not used.
     """
 
-    # Set by callables.py: BoundMethod is a Module itself, so it comes later.
+    # Set by module.py: BoundMethod is a Module itself, so it comes later.
     bind: Callable[[Any, Any], Any]
 
     def __init__(self, function: types.FunctionType) -> None:

@@ -1,4 +1,7 @@
-"""``Module``: a dataclass that is a pytree, and frozen once ``__init__`` has run."""
+"""``Module``: a dataclass that is a pytree, and frozen once ``__init__`` has run.
+
+Its bound methods are Modules themselves.
+"""
 
 import abc
 import dataclasses
@@ -6,6 +9,7 @@ import inspect
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, dataclass_transform
 
@@ -20,7 +24,7 @@ from .abstract import check_concrete, still_abstract, take_abstract
 from .fields import field
 from .methods import Method
 from .pickling import get_state, set_state
-from .register import register
+from .register import assemble, register
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, field))
@@ -162,8 +166,9 @@ class Module(metaclass=_ModuleMeta):
     """
 
     # `__open__` is set while __init__ runs. As a slot it costs instances nothing
-    # later, and rebuilding a Module from its leaves never touches it.
-    __slots__ = ("__dict__", "__open__", "__weakref__")
+    # later, and rebuilding a Module from its leaves never touches it. `__flat__` is
+    # what flattening gives (see register.py), and no field: copies do not take it.
+    __slots__ = ("__dict__", "__flat__", "__open__", "__weakref__")
 
     if not TYPE_CHECKING:
         __name__ = _Name()
@@ -263,3 +268,32 @@ def _undeclared(self: Any, name: str) -> ModuleError:
             fix=f"declare it in the class body, such as `{name}: jax.Array`",
         )
     )
+
+
+class BoundMethod(Module):
+    # A method together with its instance, which is the pytree child.
+
+    __func__: Callable[..., Any] = field(static=True)
+    __self__: Any
+
+    @property
+    def __name__(self) -> str:
+        return self.__func__.__name__
+
+    # help() on a method shows the docstring of that method.
+    __doc__ = property(lambda self: self.__func__.__doc__)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(types.MethodType(self.__func__, self.__self__))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+
+def _bind(function: Any, instance: Any) -> BoundMethod:
+    # Without __init__: methods are accessed often.
+    return assemble(BoundMethod, {"__func__": function, "__self__": instance})
+
+
+Method.bind = staticmethod(_bind)

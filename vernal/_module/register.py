@@ -1,15 +1,19 @@
 """How a Module class becomes a pytree class: all the work is done once per class.
 
 Flatten and unflatten run at every node of every tree that meets JAX, so they are
-generated as straight-line code for the fields of one class. (Measured on 400 nodes of
-7 fields: 0.5 µs and 0.65 µs a node; closures over lists of names take 0.5 µs and
-1.1 µs.) The code can be read: ``inspect.getsource(Linear.__flatten__)``.
+generated as straight-line code for the fields of one class. (Measured on 1,000 nodes of
+13 fields: 0.7 µs a node each; closures over lists of names take twice as long.) The
+code can be read: ``inspect.getsource(Linear.__flatten__)``.
+
+A Module is frozen, so each instance remembers what flattening gave, and one that was
+rebuilt from its children knows it already: flattening it again takes 0.3 µs. Only the
+node itself is remembered, not what is in its children, so a list among them may change.
 """
 
 import dataclasses
 import linecache
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 
@@ -17,6 +21,8 @@ from ..errors import ModuleError, report
 
 # A Module that wraps a function can take over its name and docstring, per instance.
 WRAPPER_NAMES = ("__name__", "__qualname__", "__doc__", "__module__")
+
+_T = TypeVar("_T")
 
 
 class _Child:
@@ -48,13 +54,31 @@ def register(cls: type) -> None:
     source += _unflatten_source(children, static, either, optional)
     code = _compile(source, cls, {name: jtu.GetAttrKey(name) for name in children})
     flatten, unflatten = code["flatten"], code["unflatten"]
-    jtu.register_pytree_with_keys(cls, code["with_keys"], unflatten, flatten)
+    jtu.register_pytree_with_keys(cls, code["with_keys"], unflatten, _remembered)
     cls.__fields__ = fields  # type: ignore[attr-defined]
     cls.__static_fields__ = frozenset(static)  # type: ignore[attr-defined]
     cls.__stored_fields__ = frozenset(stored)  # type: ignore[attr-defined]
     cls.__function_fields__ = frozenset(either)  # type: ignore[attr-defined]
     cls.__flatten__ = flatten  # type: ignore[attr-defined]
     cls.__unflatten__ = staticmethod(unflatten)  # type: ignore[attr-defined]
+
+
+def _remembered(self: Any) -> Any:
+    """Flattens a Module; the second time, it only looks up what came out."""
+    try:
+        return self.__flat__
+    except AttributeError:
+        flat = self.__flatten__()
+    if not hasattr(self, "__open__"):
+        object.__setattr__(self, "__flat__", flat)
+    return flat
+
+
+def assemble(cls: type[_T], values: dict[str, Any]) -> _T:
+    """An instance with these values of its fields; ``__init__`` does not run."""
+    self = object.__new__(cls)
+    self.__dict__.update(values)
+    return self
 
 
 def _flatten_source(
@@ -101,8 +125,10 @@ def _unflatten_source(
                 kept = f"static{either.index(name)}"
                 value = f"{value} if {kept} is CHILD else {kept}"
             lines += [f"fields[{name!r}] = {value}"]
-    else:
-        lines += [f"{_tuple(f'fields[{name!r}]' for name in children)} = children"]
+    else:  # what came as a child stays one
+        targets = _tuple(f"fields[{name!r}]" for name in children)
+        lines += [f"{targets} = children = tuple(children)"]
+        lines += ["remember(self, (children, metadata))"]
     for i, name in enumerate(optional, len(either)):
         lines += [f"if static{i} is not CHILD: fields[{name!r}] = static{i}"]
     lines += ["return self"]
@@ -124,6 +150,7 @@ def _compile(
         "is_function": is_function,
         "keys": keys,
         "new": object.__new__,
+        "remember": cls.__flat__.__set__,  # type: ignore[attr-defined]
         "unset_field": _unset_field,
     }
     exec(compile(source, file, "exec"), names)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.tree_util as jtu
 
-from .._module.register import is_function
+from .._module.register import assemble, is_function
 from ..typing import IsLeaf, PyTree
 
 _T = TypeVar("_T")
@@ -92,9 +92,7 @@ def fold(tree: _T) -> _T:
     def close(x: Any) -> Any:
         if not isinstance(x, _Unfolded):
             return x
-        module = object.__new__(type(x.module))
-        module.__dict__.update(x.module.__dict__)
-        module.__dict__.update({name: fold(y) for name, y in x.values.items()})
-        return module
+        values = {name: fold(y) for name, y in x.values.items()}
+        return assemble(type(x.module), x.module.__dict__ | values)
 
     return jax.tree.map(close, tree, is_leaf=lambda x: isinstance(x, _Unfolded))

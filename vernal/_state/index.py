@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .._module.fields import field
 from .._module.module import Module
+from .._module.register import assemble
 from .._tree.filters import is_array_like
 from ..errors import StateValueError, report, short
 from ..typing import PyTree
@@ -106,9 +107,7 @@ class StateIndex(Module, Generic[T]):
 
 def changed_index(index: StateIndex[Any], **changes: Any) -> StateIndex[Any]:
     """A copy with other fields; ``StateIndex(init)`` always makes a new identity."""
-    copy: StateIndex[Any] = object.__new__(StateIndex)
-    copy.__dict__.update(index.__dict__ | changes)
-    return copy
+    return assemble(StateIndex, index.__dict__ | changes)
 
 
 def renewed_index(

@@ -182,8 +182,7 @@ class State:
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
         """The values in order, and the layout: for ``jax.tree_util``."""
-        values = self._alive("flatten")
-        return tuple([values[key] for key in self._layout.keys]), self._layout
+        return tuple(self._alive("flatten").values()), self._layout
 
     @classmethod
     def tree_unflatten(cls, keys: Layout, values: Any) -> "State":
@@ -286,7 +285,7 @@ def require_state(what: str, state: Any, name: str = "state") -> None:
 
 
 def make_state(values: dict[Hashable, Any], layout: Layout) -> State:
-    """A State with these values, one for each key of the layout."""
+    """A State with these values, in the order of the layout's keys."""
     state = object.__new__(State)
     state._values = values
     state._layout = layout

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import tree_flatten, tree_unflatten
 
 from .._tree.filters import is_array_like
 from .._tree.format import tree_pformat
@@ -14,12 +15,13 @@ from .index import Shapes, Slot, StateIndex, shapes_of, strong
 
 def fit(old: PyTree, new: PyTree, name: str, verb: str) -> PyTree:
     """Makes ``new`` strongly typed arrays, or refuses if it does not fit ``old``."""
-    olds, news = jax.tree.leaves(old), jax.tree.leaves(new)
-    treedef: Any = jax.tree.structure(old)
-    if treedef == jax.tree.structure(new):
+    treedef: Any
+    olds, treedef = tree_flatten(old)
+    news, new_treedef = tree_flatten(new)
+    if new_treedef == treedef:
         fitted = [_fit(a, b) for a, b in zip(olds, news, strict=True)]
-        if all(x is not None for x in fitted):
-            return treedef.unflatten(fitted)
+        if not any(x is None for x in fitted):
+            return tree_unflatten(treedef, fitted)
     shapes = [(jnp.ndim(a), jnp.ndim(b)) for a, b in zip(olds, news, strict=False)]
     gained = any(a != b for a, b in shapes)
     raise StateValueError(
@@ -40,9 +42,10 @@ _AXIS_FIX = (
 
 def _fit(old: Any, new: Any) -> Any:
     """``new`` as a strongly typed array like ``old``; None if it does not fit."""
-    if not is_array_like(new):
-        return None
-    new = jnp.asarray(new)
+    if not isinstance(new, jax.Array):  # converting is slow, even if there is no need
+        if not is_array_like(new):
+            return None
+        new = jnp.asarray(new)
     if new.shape != old.shape:
         return None
     if new.dtype == old.dtype:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.tree_util as jtu
 
-from .._module.callables import BoundMethod, Partial
-from .._module.module import Module
+from .._module.callables import Partial
+from .._module.module import BoundMethod, Module
 from .._state.index import StateIndex
 from .._state.state import State
 from .._transform.wrapper import Wrapper

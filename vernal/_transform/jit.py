@@ -19,7 +19,15 @@ from .._tree.filters import is_array
 from ..errors import TransformError, report
 from .failures import argument_name, first_deleted, has_checks, reveal_failure
 from .silence import restoring, silence_donation
-from .split import ARRAY, Layout, is_abstract, merge, split, unhashable
+from .split import (
+    ARRAY,
+    Layout,
+    is_abstract,
+    layout_of,
+    merge,
+    split,
+    unhashable,
+)
 from .wrapper import Wrapper, check_callable
 
 _P = ParamSpec("_P")
@@ -132,7 +140,7 @@ class _Compiled:
         self.look_for_checks(kept, donated)
         return lowered
 
-    def trace(self, kept: list[Any], donated: list[Any]) -> _Output:
+    def trace(self, kept: list[Any], donated: list[Any]) -> Any:
         """The function that JAX traces; runs in Python once per compilation."""
         self.is_new = True
         self.traces += 1
@@ -142,7 +150,9 @@ class _Compiled:
         arrays = donated[:a] + kept + donated[a:]
         tree = merge(arrays, self.layout.treedef, self.layout.static)
         fun, args, kwargs = tree if self.has_fun else (self.fun, *tree)
-        return _Output(*split(fun(*args, **kwargs)))
+        out = fun(*args, **kwargs)
+        arrays, treedef, static = split(out)
+        return out if static is None else _Output(arrays, treedef, static)
 
 
 def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | None]:
@@ -160,14 +170,27 @@ def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | 
     return sum(is_array[:start]), sum(is_array[:stop])
 
 
+_NO_TREE = jax.tree.structure(object())  # every call has two things at least
+
+
 class Cache(dict[Any, Any]):
-    """The compiled functions of one wrapper; compared by identity."""
+    """The compiled functions of one wrapper; compared by identity.
+
+    Nearly every call has the layout of the one before, and only arrays for leaves: then
+    one comparison of treedefs finds the function, and nothing is hashed.
+    """
 
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
     def __init__(self) -> None:
         _caches.add(self)
+        self.clear()
+
+    def clear(self) -> None:
+        super().clear()
+        self.latest_treedef: Any = _NO_TREE
+        self.latest: Any = None
 
     def __reduce__(self) -> Any:
         return Cache, ()  # copies compile for themselves
@@ -213,13 +236,18 @@ def _lookup(
     fun = wrapper.fun
     tree = (args, kwargs) if is_function(fun) else (fun, args, kwargs)
     arrays, treedef, static = split(tree, is_traced)
+    cache = wrapper.cache
+    if static is None and treedef == cache.latest_treedef:
+        return cache.latest, arrays
     try:
-        layout = Layout(treedef, static)
+        layout = layout_of(treedef, static)
     except TypeError:
         raise unhashable(tree) from None
-    compiled = wrapper.cache.get(layout)
+    compiled = cache.get(layout)
     if compiled is None:
-        compiled = wrapper.cache[layout] = _Compiled(wrapper, layout)
+        compiled = cache[layout] = _Compiled(wrapper, layout)
+    if static is None:
+        cache.latest_treedef, cache.latest = treedef, compiled
     return compiled, arrays
 
 

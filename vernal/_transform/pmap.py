@@ -16,7 +16,7 @@ from ..typing import AxisSpec, PyTree
 from .axes import if_array, per_argument, per_leaf
 from .jit import Cache
 from .silence import restoring, silence_donation
-from .split import Hidden, Layout, hide, merge, reveal, split, unhashable
+from .split import Hidden, Layout, hide, layout_of, merge, reveal, split, unhashable
 from .vectors import is_none
 from .wrapper import Wrapper, check_callable
 
@@ -79,7 +79,7 @@ class _PmapWrapper(Wrapper):
         arrays, treedef, static = split(tree)
         axes = tuple(self._axes(treedef, args, kwargs))
         try:
-            layout = Layout(treedef, static)
+            layout = layout_of(treedef, static)
         except TypeError:
             raise unhashable(tree, "filter_pmap") from None
         compiled = self.cache.get((layout, axes))

@@ -1,9 +1,10 @@
 """Splitting a call into arrays, which are traced, and the rest, which is hashed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.tree_util import tree_flatten
 
 from .._tree.filters import combine, is_array, partition
 from .._tree.paths import path_text
@@ -25,26 +26,27 @@ ARRAY = _Array()
 _array_types: set[type] = set()
 
 
-class Layout:
-    """All of a pytree that is not an array: the structure, and the other leaves.
+class Layout(NamedTuple):
+    """All of a pytree that is not an array: the structure, and the other leaves."""
 
-    ``static`` has one entry per leaf, or is None where all leaves are arrays.
+    treedef: Any
+
+    static: tuple[Any, ...] | None
+    """One entry per leaf; None where all leaves are arrays."""
+
+    kinds: tuple[type, ...] | None
+    """The types of the entries: 1 and True are equal, but differ."""
+
+
+def layout_of(treedef: Any, static: tuple[Any, ...] | None) -> Layout:
+    """The layout of what :func:`split` returned.
+
+    Raises:
+        TypeError: it cannot be hashed.
     """
-
-    __slots__ = ("_hash", "_key", "static", "treedef")
-
-    def __init__(self, treedef: Any, static: tuple[Any, ...] | None) -> None:
-        self.treedef = treedef
-        self.static = static
-        kinds = static and tuple(map(type, static))  # 1 and True are equal, but differ
-        self._key = (static, kinds, treedef)
-        self._hash = hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Layout) and self._key == other._key
+    layout = Layout(treedef, static, static and tuple(map(type, static)))
+    hash(layout)
+    return layout
 
 
 def merge(arrays: Any, treedef: Any, static: tuple[Any, ...] | None) -> PyTree:
@@ -64,7 +66,7 @@ def split(
     tree: PyTree, is_traced: Callable[[Any], bool] = is_array
 ) -> tuple[list[Any], Any, tuple[Any, ...] | None]:
     """Flattens a tree; returns its arrays, treedef, and other leaves (see Layout)."""
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = tree_flatten(tree)
     if _array_types.issuperset(map(type, leaves)):
         return leaves, treedef, None
     arrays, static = [], []

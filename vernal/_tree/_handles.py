@@ -2,11 +2,11 @@
 
 A node class may keep values that are no pytree children, as a Module does with its
 static fields. It lists their names in ``__static_fields__``, the names of fields that
-are either in ``__function_fields__``, and keeps all its fields in ``__dict__``. That
-is all that these functions know of Modules.
+are either in ``__function_fields__``, keeps all its fields in ``__dict__``, and what
+flattening gave in ``__flat__``. That is all that these functions know of Modules.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -83,23 +83,34 @@ def visit(tree: PyTree, action: Callable[[Any], Any]) -> None:
 
 def _wrap_hidden(node: Any) -> None:
     kind = type(node)
-    fields = node.__dict__ if hasattr(kind, "__static_fields__") else {}
-    for name, value in fields.items():
+    hidden = {}
+    for name, value in _fields(node):
         is_hidden = name in kind.__static_fields__
         if name in kind.__function_fields__:
             is_hidden = type(value) is not Handle and jax.tree_util.all_leaves([value])
         if is_hidden:
-            fields[name] = Handle(value)
+            hidden[name] = Handle(value)
+    if hidden:
+        rewrite(node, hidden)
 
 
 def restore_hidden(tree: PyTree, swap: Callable[[Handle], Any]) -> None:
     """Puts ``swap(handle)`` in the place of each handle in a static field."""
 
     def restore(node: Any) -> None:
-        if hasattr(type(node), "__static_fields__"):
-            fields = node.__dict__
-            for name, value in fields.items():
-                if type(value) is Handle:
-                    fields[name] = swap(value)
+        handles = {name: x for name, x in _fields(node) if type(x) is Handle}
+        if handles:
+            rewrite(node, {name: swap(handle) for name, handle in handles.items()})
 
     visit(tree, restore)
+
+
+def rewrite(node: Any, values: dict[str, Any]) -> None:
+    """Changes fields in place: of a copy, say, that nobody else has seen yet."""
+    node.__dict__.update(values)
+    if hasattr(node, "__flat__"):
+        object.__delattr__(node, "__flat__")
+
+
+def _fields(node: Any) -> Iterable[tuple[str, Any]]:
+    return node.__dict__.items() if hasattr(type(node), "__static_fields__") else ()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._module.fields import field
+from .._module.register import assemble
 from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report
@@ -316,21 +317,19 @@ def cumulative_norm(
     fresh = (jnp.zeros_like(mean), jnp.ones_like(variance))
     zeros = jnp.zeros_like(count.init, dtype=mean.dtype)
     counter, moments = running_slots(fresh, None, "batch_counter", zeros)
-    norm = object.__new__(BatchNorm)  # as a Module is rebuilt from its leaves
     same = ("weight", "bias", "axis_name", "input_size", "eps", "channelwise_affine")
-    norm.__dict__.update({name: getattr(layer, name) for name in same})
-    norm.__dict__.update(
-        ema_first_time_index=None,
-        ema_state_index=None,
-        batch_counter=changed_index(counter, shapes=count.shapes),
-        batch_state_index=changed_index(moments, shapes=running.shapes),
-        momentum=None,
-        mode="batch",
-        inference=False,
-        unbiased=unbiased,
-        axis_index_groups=getattr(layer, "axis_index_groups", None),
-    )
-    return norm
+    values = {name: getattr(layer, name) for name in same} | {
+        "ema_first_time_index": None,
+        "ema_state_index": None,
+        "batch_counter": changed_index(counter, shapes=count.shapes),
+        "batch_state_index": changed_index(moments, shapes=running.shapes),
+        "momentum": None,
+        "mode": "batch",
+        "inference": False,
+        "unbiased": unbiased,
+        "axis_index_groups": getattr(layer, "axis_index_groups", None),
+    }
+    return assemble(BatchNorm, values)
 
 
 def adopted_moments(

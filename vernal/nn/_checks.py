@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._module.callables import BoundMethod, Partial
-from .._module.module import Module
+from .._module.callables import Partial
+from .._module.module import BoundMethod, Module
 from .._state.state import State
 from .._transform.wrapper import Wrapper
 from .._tree.filters import is_array

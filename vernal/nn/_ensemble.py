@@ -7,6 +7,7 @@ import jax
 import jax.random as jr
 
 from .._module.fields import field
+from .._module.register import assemble
 from .._state.build import join_state
 from .._state.index import same_arrays
 from .._state.state import State
@@ -178,7 +179,5 @@ class Ensemble(StatefulLayer, Generic[_Member]):
             HyperparameterError: the members differ in more than values.
         """
         require(len(members) > 0, "Ensemble", "members", "at least one", members)
-        ensemble = object.__new__(cls)  # as a Module is rebuilt from its leaves
         values = {"members": stacked("Ensemble.from_members", members)}
-        ensemble.__dict__.update(values, size=len(members), split=split)
-        return ensemble
+        return assemble(cls, values | {"size": len(members), "split": split})

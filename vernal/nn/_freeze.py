@@ -7,6 +7,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._module.fields import field
+from .._module.register import assemble
 from .._state.index import StateIndex
 from .._state.naming import indices
 from .._state.slots import add_slot, drop_slot
@@ -122,10 +123,8 @@ def freeze(model: _Model, state: State, where: Where) -> tuple[Frozen[_Model], S
 
     rest = jtu.tree_map_with_path(take, model)
     index, state = add_slot(state, "frozen", type(model).__name__, values)
-    frozen: Frozen[_Model] = object.__new__(Frozen)
     names = tuple(sorted({path_text(path) for path in paths}))
-    frozen.__dict__.update(model=rest, frozen=index, names=names)
-    return frozen, state
+    return assemble(Frozen, {"model": rest, "frozen": index, "names": names}), state
 
 
 def unfreeze(model: Any, state: State) -> tuple[Any, State]:

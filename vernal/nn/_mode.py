@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from .._tree._handles import visit
+from .._tree._handles import rewrite, visit
 
 _T = TypeVar("_T")
 
@@ -31,7 +31,7 @@ def inference_mode(pytree: _T, value: bool = True) -> _T:
 
     def switch(node: Any) -> None:
         if "inference" in getattr(type(node), "__fields__", {}):
-            node.__dict__["inference"] = value
+            rewrite(node, {"inference": value})
 
     visit(copy, switch)
     return copy

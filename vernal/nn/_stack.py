@@ -9,6 +9,7 @@ import jax.random as jr
 from jax import lax
 
 from .._module.fields import field
+from .._module.register import assemble
 from .._state.build import join_state
 from .._state.index import same_arrays
 from .._state.state import State
@@ -199,10 +200,8 @@ class Stack(StatefulLayer, Generic[_Layer]):
             HyperparameterError: the layers differ in more than values.
         """
         require(len(layers) > 0, "Stack", "layers", "at least one layer", layers)
-        stack = object.__new__(cls)  # as a Module is rebuilt from its leaves
         values = {"layers": stacked("Stack.from_layers", layers), "depth": len(layers)}
-        stack.__dict__.update(values, remat=remat, unroll=unroll)
-        return stack
+        return assemble(cls, values | {"remat": remat, "unroll": unroll})
 
 
 def _check_unchanged(stack: Stack[Any], x: PyTree, y: PyTree) -> None:
