@@ -68,6 +68,8 @@ def jobs(args: argparse.Namespace, plan: Plan, bandwidth: float) -> list[Job]:
     """All that is to be measured: the row to which it belongs, and a function."""
     cuda, found = is_gpu(), []
     norms, resnets = (on_gpu.cases(k, args.only, cuda) for k in ("NORMS", "RESNETS"))
+    if not norms:
+        raise SystemExit("None of these libraries is here.")
     sending = {"goal": plan.goal, "options": plan.options}
     for dtype in args.dtype:
         size = tasks.Size(dtype, **plan.network)
@@ -152,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for table in tables(found):
         console.print(table)
     console.print(
-        "Medians (quartiles). * The host sends as slowly: the device is faster."
+        "Medians (quartiles). * As long as the host takes to send it, or waits in it."
     )
     return found
 

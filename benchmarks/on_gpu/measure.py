@@ -13,8 +13,9 @@ from .clock import Sender, is_sending
 from .floor import floor_bytes
 from .tasks import Layout, Size
 
-# How far losses may be apart over three steps: GPUs multiply float32 in 19 bits.
-TOLERANCE = {"float32": 1e-2, "bfloat16": 0.1}
+# How far first losses may be apart: GPUs multiply float32 in 19 bits. Later ones are
+# only shown, as in a network so deep each step multiplies what was rounded by hundreds.
+TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 Options = dict[str, Any]
 Found = dict[str, Any]
@@ -75,11 +76,7 @@ class Stepper:
     def __init__(self, case: Case, size: Size, batch: Any) -> None:
         program = case.make(size)
         self.run = program.jit(program.step, donate=True)
-        self.carry, self.batch, self.place = (
-            program.carry,
-            case.place(batch),
-            case.place,
-        )
+        self.carry, self.batch = program.carry, case.place(batch)
         self.losses: list[Any] = []
 
     def __call__(self, batch: Any = None) -> Any:
@@ -127,7 +124,10 @@ def steps(
         if "" not in parts:
             results[name]["images_per_second"] = examples / results[name]["time"][0]
             losses[name] = [float(loss) for loss in runs[name].make().losses]
-    for name, distance in apart(losses).items() if losses else ():
-        results[name]["apart"] = distance
-        results[name]["agrees"] = distance <= TOLERANCE[size.dtype]
+    for i in range(STEPS if losses else 0):
+        each = apart({name: values[i : i + 1] for name, values in losses.items()})
+        for name, distance in each.items():
+            results[name].setdefault("apart", []).append(distance)
+    for name in losses:
+        results[name]["agrees"] = results[name]["apart"][0] <= TOLERANCE[size.dtype]
     return {"dtype": size.dtype, "examples": examples, "results": results}

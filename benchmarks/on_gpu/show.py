@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def spread(values: list[float], scale: float = 1e3, digits: int = 2) -> str:
@@ -32,10 +33,10 @@ def norm_tables(found: list[dict[str, Any]]) -> Iterator[Table]:
         yield table
 
 
-def norm_cell(result: dict[str, Any]) -> str:
+def norm_cell(result: dict[str, Any]) -> str | Text:
     """The time, and the share of the bandwidth."""
     if "failed" in result:
-        return f"[red]{result['failed']}[/]"
+        return Text(result["failed"], style="red")
     sign = "*" if result["is_sending"] else ""
     return f"{1e3 * result['time'][0]:.3f} ({result['share']:.0%}){sign}"
 
@@ -48,12 +49,12 @@ def step_table(row: dict[str, Any]) -> Table:
     table = Table(*header, title=title, title_justify="left")
     for name, result in row["results"].items():
         if "failed" in result:
-            table.add_row(name, f"[red]{result['failed']}[/]")
+            table.add_row(name, Text(result["failed"], style="red"))
             continue
         sign = "*" if result["is_sending"] else ""
         compiled = result["compilation"] or {}
         parts = ("lower", "compile", "temporary")
-        distance = f"{result['apart']:.0e}"
+        distance = " ".join(f"{x:.0e}" for x in result["apart"])
         table.add_row(
             name,
             spread(result["time"]) + sign,
@@ -74,7 +75,7 @@ def pipeline_table(found: list[dict[str, Any]]) -> Table:
     for row in found:
         name = f"{row['library']}, {row['dtype']}"
         if "failed" in row:
-            table.add_row(name, f"[red]{row['failed']}[/]")
+            table.add_row(name, Text(row["failed"], style="red"))
             continue
         cells = [spread(values, digits=1) for values in row["seconds"].values()]
         ratios = (row["gain"], row["over_the_longer"])
