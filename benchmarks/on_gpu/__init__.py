@@ -1,7 +1,7 @@
 """What a GPU is asked to do, in every library: one adapter each.
 
 Each has ``NORMS``, batch normalizations by name, and ``RESNETS``, ResNet-50s in
-training. Those of the last need no more than `tasks.py` and `tools.py`.
+training.
 """
 
 import importlib
