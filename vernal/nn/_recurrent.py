@@ -259,5 +259,5 @@ def _check_hidden(cell: GRUCell | LSTMCell, hidden: Any) -> None:
 def _affine(weight: Array, x: Array, bias: Array | None) -> Array:
     """``W x + b``, summed and returned in at least float32."""
     dtype = compute_dtype(jnp.result_type(weight, x))
-    y = jnp.matmul(weight, x, preferred_element_type=dtype)
+    y = jnp.tensordot(x, weight, ((0,), (1,)), preferred_element_type=dtype)
     return y if bias is None else y + bias.astype(dtype)
