@@ -55,7 +55,7 @@ $(BENCH_STAMP): pyproject.toml
 	$(call install,$(BENCH),--editable '.[bench]')
 
 bench: $(BENCH_STAMP)  ## Compare the speed with plain JAX and other libraries
-	@$(BENCH)/bin/python benchmarks/run.py --write
+	@$(BENCH)/bin/python benchmarks/run.py --write --json benchmarks/out/results.json
 
 bench-quick: $(BENCH_STAMP)  ## The same in two minutes, and less exactly
 	@$(BENCH)/bin/python benchmarks/run.py --quick

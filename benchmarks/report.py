@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plot import draw
+from reasons import reason
 from rich.console import Console
 from rich.table import Table
 
@@ -169,7 +170,8 @@ def section(row: dict[str, Any]) -> str:
     parts = [f"## {row['title']} (`{row['name']}`)", row["about"], lines_of(table)]
     if row["bar"] is not None:
         parts.append(f"vernal must: {bar(row)}. Met: {verdict(row)}.")
-    return "\n\n".join([*parts, row["why"]] if row["why"] else parts)
+    why = reason(row["name"])
+    return "\n\n".join([*parts, why] if why else parts)
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

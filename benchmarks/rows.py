@@ -27,9 +27,6 @@ class Row(NamedTuple):
     absolute: bool = False
     """Whether the bar is for the number itself, in the unit; there may be no ratio."""
 
-    why: str = ""
-    """Why the figure is what it is, and which part of vernal would change it."""
-
 
 def rows(quick: bool) -> list[Row]:
     """All rows; in quick mode they are fewer and smaller."""

@@ -62,17 +62,24 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def everything(chosen: list[Row], effort: Effort, console: Console) -> dict[str, Any]:
+def everything(
+    chosen: list[Row], effort: Effort, console: Console, file: Path | None, command: str
+) -> dict[str, Any]:
     """Measures the rows, with a bar that shows how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    found = []
+    found: list[dict[str, Any]] = []
+    results = {"machine": machine.describe(), "quick": effort.quick, "rows": found}
+    results["command"] = command
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for row in chosen:
             progress.update(task, description=row.name)
             found.append(measured(row, effort))
             progress.advance(task)
-    return {"machine": machine.describe(), "quick": effort.quick, "rows": found}
+            if file:  # row by row, as it takes its time
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(results, indent=1))
+    return results
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -93,11 +100,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         options.error(f"no such row: {' '.join(args.rows)}; there are {names}")
     for name in small.missing():
         console.print(f"{name} is not installed, and is left out.")
-    results = everything(chosen, QUICK if args.quick else FULL, console)
     words = ["python", "benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]
-    results["command"] = shlex.join(words)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+    effort = QUICK if args.quick else FULL
+    results = everything(chosen, effort, console, args.json, shlex.join(words))
     show(results, console)
     if args.write:
         write(results, HERE)

@@ -34,11 +34,12 @@ def run(load: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise ValueError("no such layer")
 
     made = [
-        rows.Row("good", "A good row", "It is.", good, 1.1, why="It is so."),
+        rows.Row("good", "A good row", "It is.", good, 1.1),
         rows.Row("missed", "A bar too high", "It is.", good, 2.0, "s", absolute=True),
         rows.Row("broken", "A broken row", "It is.", bad, 1.1),
     ]
     monkeypatch.setattr(run, "rows", lambda quick: made)
+    monkeypatch.setitem(load("reasons")._REASONS, "good", "It is so.")
     return run
 
 
@@ -96,6 +97,15 @@ def test_rows(load: Any) -> None:
         found = load("rows").rows(quick)
         assert len({row.name for row in found}) == len(found) >= 12
         assert all(row.title and callable(row.measure) for row in found)
+
+
+def test_reasons(load: Any) -> None:
+    """Each reason is one of a row, and each row that must reach something has one."""
+    reasons, found = load("reasons"), load("rows").rows(False)
+    names = {row.name for row in found} | {row.name.split("-")[0] for row in found}
+    assert set(reasons._REASONS) <= names
+    lacking = {row.name for row in found if row.bar and not reasons.reason(row.name)}
+    assert lacking == set()
 
 
 def test_verdicts(load: Any) -> None:
