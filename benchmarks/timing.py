@@ -170,7 +170,8 @@ class _Player:
         for part in self.rounds[0]:
             values = [r[part] for r in self.rounds[first:]]
             pairs = zip(values, base[first:], strict=False)
-            ratios = [value / other[part] for value, other in pairs]
+            # Bytes, say, can be none.
+            ratios = [value / other[part] for value, other in pairs if other[part]]
             ratio = Spread.of(ratios) if ratios else None
             parts[part] = Measured(Spread.of(values), ratio, len(values))
         return parts

@@ -50,6 +50,13 @@ def test_several_numbers(timing: Any) -> None:
     assert ratios == {"a": 3.0, "b": 1.5}
 
 
+def test_nothing_has_no_ratio(timing: Any) -> None:
+    """Where the reference finds 0, there is a number, and no ratio."""
+    runs = {"raw": lambda: {"bytes": 0.0}, "c": lambda: {"bytes": 3.0}}
+    found = timing.several(runs, 0, "raw", least=2, warm=0)["c"]["bytes"]
+    assert found.value.median == 3 and found.ratio is None
+
+
 def test_failures_are_told(timing: Any) -> None:
     """One library's failure, or patience, is not the others'."""
 
