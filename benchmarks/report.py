@@ -19,7 +19,7 @@ _SCALE = {"ms": 1e3}  # from the seconds that are measured to a row's unit
 _HEAD = """\
 # What vernal costs, beside plain JAX and other libraries
 
-Written by the command below, from what it has measured; nothing is filled in by hand.
+Written by the command below, from what it has measured; no figure is filled in by hand.
 Figures are medians, with quartiles in parentheses. A ratio is to hand-written JAX over
 nested dictionaries ("raw") of the same mathematics, shapes and initial values, of runs
 taken in turn, each compared with raw's of the same round. "must" is what vernal sets
