@@ -24,6 +24,9 @@ def temporary_bytes(step: Any, *args: Any) -> int:
     return int(analysis.temp_size_in_bytes)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 10), reason="older XLA keeps an activation more"
+)
 @pytest.mark.parametrize("examples", [16, 64])
 def test_temporary_buffers(examples: int) -> None:
     """Only a few numbers per channel are added, whatever the size of the batch."""
