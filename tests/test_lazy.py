@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import vernal as vn
+from vernal._lazy import lazy_names
 
 PROGRAM = """
 import sys
@@ -42,6 +43,13 @@ def test_a_name_that_does_not_exist():
     assert not hasattr(vn, "Sequential")
     with pytest.raises(ImportError, match="Linaer"):
         from vernal.nn import Linaer  # noqa: F401
+
+
+def test_a_package_without_source(monkeypatch):
+    """Where only bytecode was shipped, the error says what is missing."""
+    monkeypatch.setattr(type(vn.__spec__.loader), "get_source", lambda *_: None)
+    with pytest.raises(ImportError, match="vernal: the source is missing"):
+        lazy_names("vernal")
 
 
 def test_dir_is_what_is_public():

@@ -44,5 +44,7 @@ def _is_special(name: str) -> bool:
 
 def _source(package: str) -> str:
     loader: Any = sys.modules[package].__spec__.loader  # type: ignore[union-attr]
-    source: str = loader.get_source(package)
+    source: str | None = loader.get_source(package)
+    if source is None:
+        raise ImportError(f"{package}: the source is missing; ship the .py files of it")
     return source

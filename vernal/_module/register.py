@@ -1,12 +1,12 @@
 """How a Module class becomes a pytree class: all the work is done once per class.
 
 Flatten and unflatten run at every node of every tree that meets JAX, so they are
-generated as straight-line code for the fields of one class. (Measured on 1,000 nodes of
-13 fields: 0.7 µs a node each; closures over lists of names take twice as long.) The
-code can be read: ``inspect.getsource(Linear.__flatten__)``.
+generated as straight-line code for the fields of one class. (Measured on 400 nodes of
+7 fields: 0.5 µs and 0.65 µs a node; closures over lists of names take 0.5 µs and
+1.1 µs.) The code can be read: ``inspect.getsource(Linear.__flatten__)``.
 
 A Module is frozen, so each instance remembers what flattening gave, and one that was
-rebuilt from its children knows it already: flattening it again takes 0.3 µs. Only the
+rebuilt from its children knows it already: that halves the time to flatten it. Only the
 node itself is remembered, not what is in its children, so a list among them may change.
 """
 
