@@ -170,9 +170,6 @@ def _kept_range(donate: str, layout: Layout, has_fun: bool) -> tuple[int, int | 
     return sum(is_array[:start]), sum(is_array[:stop])
 
 
-_NO_TREE = jax.tree.structure(object())  # every call has two things at least
-
-
 class Cache(dict[Any, Any]):
     """The compiled functions of one wrapper; compared by identity.
 
@@ -189,8 +186,7 @@ class Cache(dict[Any, Any]):
 
     def clear(self) -> None:
         super().clear()
-        self.latest_treedef: Any = _NO_TREE
-        self.latest: Any = None
+        self.latest: _Compiled | None = None  # of the last call with only arrays
 
     def __reduce__(self) -> Any:
         return Cache, ()  # copies compile for themselves
@@ -237,8 +233,9 @@ def _lookup(
     tree = (args, kwargs) if is_function(fun) else (fun, args, kwargs)
     arrays, treedef, static = split(tree, is_traced)
     cache = wrapper.cache
-    if static is None and treedef == cache.latest_treedef:
-        return cache.latest, arrays
+    latest = cache.latest  # read once, as other threads may call, too
+    if static is None and latest is not None and treedef == latest.layout.treedef:
+        return latest, arrays
     try:
         layout = layout_of(treedef, static)
     except TypeError:
@@ -247,7 +244,7 @@ def _lookup(
     if compiled is None:
         compiled = cache[layout] = _Compiled(wrapper, layout)
     if static is None:
-        cache.latest_treedef, cache.latest = treedef, compiled
+        cache.latest = compiled
     return compiled, arrays
 
 
