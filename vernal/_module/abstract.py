@@ -91,7 +91,7 @@ def still_abstract(
 
 def _has_value(cls: type, name: str) -> bool:
     owner = next((c for c in cls.__mro__ if name in c.__dict__), None)
-    if owner is None:
+    if owner is None or not hasattr(cls, name):
         return False
     return not getattr(owner.__dict__[name], "__isabstractmethod__", False)
 

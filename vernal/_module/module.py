@@ -24,7 +24,7 @@ from .abstract import check_concrete, still_abstract, take_abstract
 from .fields import field
 from .methods import Method
 from .pickling import get_state, set_state
-from .register import assemble, register
+from .register import Instance, assemble, declare, fields_of, register
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, field))
@@ -49,6 +49,11 @@ class _ModuleMeta(abc.ABCMeta):
         def __signature__(cls):
             _, *rest = inspect.signature(cls.__init__).parameters.values()
             return inspect.Signature(rest)
+
+        def __setattr__(cls, name, value):
+            super().__setattr__(name, value)
+            if name in cls.__dict__.get("__fields__", ()):
+                declare(cls, name)
 
         def __call__(cls, *args, **kwargs):
             check_concrete(cls)
@@ -133,7 +138,7 @@ class _Code:
         return code
 
 
-class Module(metaclass=_ModuleMeta):
+class Module(Instance, metaclass=_ModuleMeta):
     """The base class of models and layers: an immutable dataclass that is a pytree.
 
     Declare the attributes as annotations of the class; write an ``__init__`` that
@@ -173,12 +178,9 @@ class Module(metaclass=_ModuleMeta):
     Array([0., 1., 2.], dtype=float32)
     """
 
-    # `__open__` is set while __init__ runs. As a slot it costs instances nothing
-    # later, and rebuilding a Module from its leaves never touches it. `__flat__` is
-    # what flattening gives (see register.py), and no field: copies do not take it.
-    __slots__ = ("__dict__", "__flat__", "__open__", "__weakref__")
-
     if not TYPE_CHECKING:
+        __slots__ = ()
+        __dict__ = property(fields_of)
         __name__ = _Name()
         __code__ = _Code()
 
