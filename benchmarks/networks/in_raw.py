@@ -21,5 +21,8 @@ RESNETS = {
     "raw": Case(resnet, jax.device_put),
     "raw one-pass": Case(functools.partial(resnet, norm=one_pass), jax.device_put),
     "raw channels-last": Case(functools.partial(resnet, layout=LAST), last),
+    "raw one-pass channels-last": Case(
+        functools.partial(resnet, norm=one_pass, layout=LAST), last
+    ),
 }
 TRANSFORMERS = {"raw": Case(transformer, jax.device_put)}

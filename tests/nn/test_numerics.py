@@ -128,13 +128,13 @@ def test_calls_outside_of_jit_compile_once(caplog):
 def test_a_repeated_layer_is_traced_once(monkeypatch):
     """The layers of one kind and shape share one traced function, and one lowered."""
     traced = []
-    inner = _batch_moments._moments_about
+    inner = _batch_moments._averages
 
-    def moments_about(*args: Any, **kwargs: Any) -> Any:
+    def averages(*args: Any, **kwargs: Any) -> Any:
         traced.append(args)
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(_batch_moments, "_moments_about", moments_about)
+    monkeypatch.setattr(_batch_moments, "_averages", averages)
     model, state = make_with_state(Sequential)([BatchNorm(3, "batch") for _ in "abcde"])
 
     def loss(model: Any, state: Any, xs: Any) -> Any:
@@ -145,7 +145,7 @@ def test_a_repeated_layer_is_traced_once(monkeypatch):
     jax.clear_caches()
     step = jax.jit(jax.grad(loss, has_aux=True))
     text = step.lower(model, state, jnp.ones((4, 3))).as_text()
-    assert len(traced) == 3  # one pass, and two in the branch
+    assert len(traced) == 3  # the pass, the loop, the derivatives
     # The first layer's input has no derivative, so it is one of its own.
     assert text.count("func.func private @_update") == 2
     assert text.count("call @_update") == 5

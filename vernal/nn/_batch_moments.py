@@ -5,7 +5,7 @@ Everything is computed in at least float32.
 
 import functools
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from ..typing import Array
 from ._numerics import compute_dtype
 
 Groups = tuple[tuple[int, ...], ...]
+Pair = tuple[Array, Array]
+
+
+# From a shift of 1e19, each pass comes nearer to the mean by five orders of magnitude.
+_MOST_PASSES = 8
 
 
 class Moments(NamedTuple):
@@ -84,8 +89,8 @@ def batch_moments(
 
     With any shift ``s``: ``mean = s + E[x - s]``, ``var = E[(x - s)²] - E[x - s]²``.
     This takes one pass over the data, and one collective of two numbers per channel.
-    The difference cancels unless ``s`` is near the mean; where it is not, there is a
-    second pass with a better shift.
+    The difference cancels unless ``s`` is near the mean; where it is not, it is
+    done again with the mean that was found.
 
     Arguments:
         x: one example, ``(channels, *spatial)``.
@@ -120,7 +125,7 @@ def whole_batch_moments(x: Array, guess: Array, mask: Array | None = None) -> Mo
     return moments._replace(number=float(x.size // x.shape[1]))
 
 
-# Outside of `jit`, each call would compile the `cond` anew.
+# Outside of `jit`, each call would compile the loop anew.
 @functools.partial(jax.jit, static_argnames=("names", "groups"))
 def _batch_moments(
     x: Array,
@@ -135,39 +140,61 @@ def _batch_moments(
     guess = jnp.where(jnp.isfinite(jnp.square(guess)), guess, 0)
     if groups is not None:
         guess = jnp.broadcast_to(guess, (len(groups), *guess.shape))
-    about = functools.partial(
-        _moments_about,
+    averages = functools.partial(
+        _averages,
         names=names,
         mask=None if mask is None else mask.reshape(1, -1),
         groups=groups,
     )
-    *rough, count = about(guess, x)
-    mean, variance = lax.stop_gradient(rough)
-    # Within this bound, cancellation costs no more than 1e-5 of the variance, or (in a
-    # constant channel) far less than the mean resolves.
-    bound = 100 * variance + jnp.square(1e-5 * mean)
-    is_fine = jnp.square(mean - guess) <= bound
     fixed = lax.stop_gradient(x)
 
-    def again() -> tuple[Array, Array]:
-        better, _, _ = about(jnp.zeros_like(guess), fixed)
-        a, b, _ = about(better, fixed)
-        return jnp.where(is_fine, mean, a), jnp.where(is_fine, variance, b)
+    def is_rough(found: tuple[Any, ...]) -> Array:
+        passes, shift, (first, second) = found
+        mean, variance = shift + first, second - jnp.square(first)
+        # Within this bound, cancellation costs no more than 1e-5 of the variance, or
+        # (in a constant channel) far less than the mean resolves.
+        is_fine = jnp.square(first) <= 100 * variance + jnp.square(1e-5 * mean)
+        can_improve = jnp.isfinite(mean) & (passes < _MOST_PASSES)
+        return jnp.any(~is_fine & can_improve)
 
-    mean, variance = lax.cond(jnp.all(is_fine), lambda: (mean, variance), again)
-    variance = jnp.maximum(variance, 0)
-    # With the derivatives of the first pass, which are right in any case.
-    zeros = jax.tree.map(lambda a: a - lax.stop_gradient(a), rough)
-    return mean + zeros[0], variance + zeros[1], count
+    def again(found: tuple[Any, ...]) -> tuple[Any, ...]:
+        passes, shift, (first, _) = found
+        mean = shift + first
+        return passes + 1, mean, averages(mean, fixed)[0]
+
+    rough, count = averages(guess, fixed)
+    start = jnp.where(True, guess, rough[0])  # the guess, as varying as the means
+    found = lax.while_loop(is_rough, again, (np.int32(1), start, rough))
+    _, shift, (first, second) = found
+    mean, variance = shift + first, jnp.maximum(second - jnp.square(first), 0)
+    # Of this pass nothing is computed but the derivatives: about the mean, the first
+    # average is known to be 0.
+    first, second = averages(mean, x)[0]
+    first = _differentiated_as(jnp.zeros_like(first), first)
+    mean = _differentiated_as(mean, first)
+    variance = _differentiated_as(variance, second - jnp.square(first))
+    return mean, variance, count
 
 
-def _moments_about(
+@jax.custom_jvp
+def _differentiated_as(value: Array, other: Array) -> Array:
+    """The value, with the derivatives of the other one, which is equal but rounded."""
+    return value
+
+
+@_differentiated_as.defjvp
+def _differentiated_as_rule(primals: Pair, tangents: Pair) -> Pair:
+    return _differentiated_as(*primals), tangents[1]
+
+
+def _averages(
     shift: Array,
     x: Array,
     names: tuple[Hashable, ...],
     mask: Array | None,
     groups: Groups | None,
-) -> tuple[Array, Array, Array | None]:
+) -> tuple[Array, Array | None]:
+    """``E[x - s]`` and ``E[(x - s)²]``, stacked; and of how many values, if masked."""
     group = None if groups is None else group_of(groups, names)
     own = shift if group is None else shift[group]
     centered = x.astype(shift.dtype) - own[:, None]
@@ -176,8 +203,7 @@ def _moments_about(
     sums = [centered.sum(1), jnp.square(centered).sum(1)]
     if mask is None and groups is None:
         total = sum_over(jnp.stack(sums), names)
-        first, second = total / float(x.shape[1] * lax.psum(1, names))
-        return shift + first, second - jnp.square(first), None
+        return total / float(x.shape[1] * lax.psum(1, names)), None
     values = (
         jnp.full_like(own, x.shape[1]) if mask is None else mask.sum(dtype=own.dtype)
     )
@@ -186,6 +212,5 @@ def _moments_about(
     if group is not None and groups is not None:
         is_own = (jnp.arange(len(groups)) == group)[:, None]
         stacked = jnp.where(is_own, stacked[:, None], 0)
-    *sums, count = sum_over(stacked, names)
-    first, second = (a / jnp.maximum(count, 1) for a in sums)
-    return shift + first, second - jnp.square(first), count
+    total = sum_over(stacked, names)
+    return total[:2] / jnp.maximum(total[2:], 1), total[2]
