@@ -25,5 +25,5 @@ class Effort(NamedTuple):
         return {"seconds": self.seconds, "least": self.least, "limit": self.limit}
 
 
-FULL = Effort(seconds=5, least=2, limit=30, fresh=2)
+FULL = Effort(seconds=5, least=2, limit=25, fresh=2)
 QUICK = Effort(seconds=1, least=2, limit=10, fresh=1, quick=True)

@@ -56,7 +56,8 @@ _REASONS = {
         "its channels last, which XLA's convolutions on CPUs take as they are: raw "
         "one-pass channels-last is as fast. The layers of vernal would need a choice "
         "of layout. PyTorch has faster convolutions: raw without any normalization "
-        "(`norm` of `networks/raw_resnet.py`) takes 0.66 of raw's time, PyTorch 0.45 for all."
+        "(`norm` in `networks/raw_resnet.py`) still takes 0.66 of raw's time, and "
+        "PyTorch 0.45 for all."
     ),
     "resnet-compile": _STATISTICS,
     "resnet-memory": "As raw one-pass: raw keeps one more array for each variance.",

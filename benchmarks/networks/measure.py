@@ -16,6 +16,7 @@ from .check import STEPS, apart, differing
 from .tasks import Case
 
 MIB = 2**20
+_LONGER = 6
 
 
 class Stepper:
@@ -48,7 +49,9 @@ def step(
         found["raw donating"] = found.pop("raw")
         found.pop("torch", None)
     runs |= {name: Stepper(case, size, batch, donate) for name, case in found.items()}
-    results = interleaved(runs, reference="raw", warm=STEPS, **effort.options())
+    # Of a step that takes half a second, more than a few are wanted.
+    options = effort.options() | {"seconds": _LONGER * effort.seconds}
+    results = interleaved(runs, reference="raw", warm=STEPS, **options)
     ran = {name: run for name, run in runs.items() if not results[name].failed}
     # In a ResNet of full size, rounding has grown to 1e-4 of the third loss.
     losses = {name: [float(x) for x in run.losses[:2]] for name, run in ran.items()}

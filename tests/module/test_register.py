@@ -396,6 +396,13 @@ def test_classes_with_their_own_getattr():
     assert proxy.tag == "t" and proxy.items == 1
 
 
+def test_a_field_that_was_set_by_force():
+    """It keeps its value, and the others are filled in all the same."""
+    module = jax.tree.map(lambda x: x, Plain(1, "t"))
+    object.__setattr__(module, "items", 5)
+    assert (module.items, module.tag) == (5, "t")
+
+
 def test_threads_that_fill_in_the_same_module():
     """No thread sees a Module with some of its fields."""
     names = [f"x{i}" for i in range(200)]

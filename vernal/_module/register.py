@@ -59,10 +59,11 @@ _remember: Callable[[Any, Any], None] = Instance.__flat__.__set__  # type: ignor
 def fields_of(self: Any) -> dict[str, Any]:
     """The ``__dict__`` of a Module, with all its fields in it."""
     values = _dict_of(self)
-    if not values and hasattr(self, "__flat__"):
+    if len(values) < len(type(self).__fields__) and hasattr(self, "__flat__"):
         children, metadata = self.__flat__
-        # At once, so that no other thread sees a part of them.
-        values.update(type(self).__values__(metadata, children))
+        # At once, so that no other thread sees a part of them. What somebody has put
+        # there by `object.__setattr__` stays.
+        values.update(type(self).__values__(metadata, children) | values)
     return values
 
 
