@@ -22,9 +22,10 @@ from .._tree.format import tree_pformat
 from ..errors import FrozenModuleError, ModuleError, report
 from .abstract import check_concrete, still_abstract, take_abstract
 from .fields import field
+from .instance import Instance, assemble, declare, fields_of
 from .methods import Method
 from .pickling import get_state, set_state
-from .register import Instance, assemble, declare, fields_of, register
+from .register import register
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, field))

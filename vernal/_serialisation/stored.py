@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import jax
 import jax.tree_util as jtu
 
-from .._module.register import assemble, is_function
+from .._module.instance import assemble
+from .._module.register import is_function
 from ..typing import IsLeaf, PyTree
 
 _T = TypeVar("_T")

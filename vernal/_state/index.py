@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .._module.fields import field
+from .._module.instance import assemble
 from .._module.module import Module
-from .._module.register import assemble
 from .._tree.filters import is_array_like
 from ..errors import StateValueError, report, short
 from ..typing import PyTree

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._module.fields import field
-from .._module.register import assemble
+from .._module.instance import assemble
 from .._state.index import StateIndex, changed_index
 from .._state.state import State
 from ..errors import StateError, report

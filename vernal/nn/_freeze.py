@@ -7,7 +7,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._module.fields import field
-from .._module.register import assemble
+from .._module.instance import assemble
 from .._state.index import StateIndex
 from .._state.naming import indices
 from .._state.slots import add_slot, drop_slot

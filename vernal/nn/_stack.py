@@ -9,7 +9,7 @@ import jax.random as jr
 from jax import lax
 
 from .._module.fields import field
-from .._module.register import assemble
+from .._module.instance import assemble
 from .._state.build import join_state
 from .._state.index import same_arrays
 from .._state.state import State
