@@ -3,7 +3,7 @@
 What a jitted function returns is mostly passed to its next call, and nobody looks into
 it. So a Module that was rebuilt from its children has nothing but what flattening it
 would give, until the first time that one of its fields is read: then it gets all of
-them. (To rebuild a BatchNorm takes half of the time that way.)
+them. (To rebuild a BatchNorm takes 0.35 µs that way, and else 0.5.)
 """
 
 import dataclasses
