@@ -33,7 +33,7 @@ OPERATIONS: dict[str, tuple[int, int]] = {
     "Linear": (4, 9),
     "MLP": (10, 31),
     "Dropout": (14, 16),
-    "Stack": (91, 119),
+    "Stack": (94, 130),
     "Conv2d": (4, 9),
     "AvgPool2d": (4, 6),
     "MaxPool2d": (3, 5),
@@ -47,9 +47,9 @@ OPERATIONS: dict[str, tuple[int, int]] = {
     "LSTMCell": (19, 49),
     "SpectralNorm": (32, 47),
     "WeightNorm": (22, 54),
-    "BatchNorm": (87, 95),
-    "BatchNorm ema": (81, 89),
-    "BatchRenorm": (111, 122),
+    "BatchNorm": (90, 98),
+    "BatchNorm ema": (84, 92),
+    "BatchRenorm": (114, 125),
     "InstanceNorm": (14, 23),
 }
 
